@@ -1,0 +1,1 @@
+"""How it happens: trio, libp2p, disk and the control socket."""
