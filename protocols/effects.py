@@ -35,7 +35,7 @@ class Emit(msgspec.Struct, frozen=True):
     """Tell the local user: an event of `kind` with JSON-able fields."""
 
     kind: str
-    fields: dict[str, str | int | float | bool | None | list[str]]
+    fields: dict[str, str | int | float | bool | list[str] | None]
 
 
 class Blame(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -17,6 +17,35 @@ log = logging.getLogger(__name__)
 
 READER_BACKLOG = 1024
 """Events kept for one slow reader: a minute of a busy swarm, 200 KB."""
+
+
+NOTABLE = frozenset(
+    {
+        "bootstrap.reached",
+        "bootstrap.unreachable",
+        "discovery.looking",
+        "discovery.satisfied",
+        "model.imported",
+        "model.removed",
+        "peer.banned",
+        "pull.done",
+        "pull.failed",
+        "pull.started",
+        "replication.repaired",
+        "replication.restored",
+        "replication.short",
+        "store.database-lost",
+        "store.file-lost",
+        "store.file-recovered",
+        "store.quota-warning",
+        "store.scrub-found",
+    }
+)
+"""Kinds that the log shows at its usual level: a dozen lines on a quiet day."""
+
+
+def _level(kind: str) -> int:
+    return logging.INFO if kind in NOTABLE else logging.DEBUG
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -58,18 +87,37 @@ class EventReader:
 
 
 class EventBus:
-    """Fan-out of events to readers, counters and the log."""
+    """Fan-out of events to observers, readers, counters and the log."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._readers: list[EventReader] = []
+        self._observers: list[Callable[[Event], None]] = []
+        self._home: trio.lowlevel.TrioToken | None = None
         self.counts: dict[str, int] = {}
 
-    def emit(self, kind: str, **fields: Any) -> None:
-        """Tell everyone. Never blocks, never fails."""
+    def settle(self) -> None:
+        """Deliver in this trio run from now on, also what other threads emit."""
+        self._home = trio.lowlevel.current_trio_token()
+
+    def observe(self, observer: Callable[[Event], None]) -> None:
+        """Call `observer` with each event, in order. It must not wait."""
+        self._observers.append(observer)
+
+    def emit(self, kind: str, /, **fields: Any) -> None:
+        """Tell everyone, from any thread. Never blocks, never fails."""
         event = Event(at=self._clock(), kind=kind, fields=fields)
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        log.debug(kind, extra={"fields": fields})
+        if self._home is None or self._home is _here():
+            self._deliver(event)
+            return
+        with suppress(trio.RunFinishedError):
+            self._home.run_sync_soon(self._deliver, event)
+
+    def _deliver(self, event: Event) -> None:
+        self.counts[event.kind] = self.counts.get(event.kind, 0) + 1
+        log.log(_level(event.kind), event.kind, extra={"fields": event.fields})
+        for observer in self._observers:
+            observer(event)
         for reader in self._readers:
             reader.push(event)
 
@@ -82,3 +130,11 @@ class EventBus:
             yield reader
         finally:
             self._readers.remove(reader)
+
+
+def _here() -> trio.lowlevel.TrioToken | None:
+    """The trio run of this thread, if it is in one."""
+    try:
+        return trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return None

@@ -1,0 +1,477 @@
+"""Keeping R copies of every tile: who repairs what, when, with nobody asking.
+
+    ModelKnown      a model's manifest is here: its tiles and bytes
+    HoldersChanged  who announces which tiles of a model     (from the catalog)
+    AliveChanged    who is alive, and how much each may hold (from the heartbeats)
+    ProbeResult     what a probe showed                      -> Blame
+    RepairEnded     a repair of ours is over
+    Tick            time passes                              -> Learn, StartProbe, StartRepair, Emit
+
+Rules of this file:
+1. A copy counts while its holder is alive, announces it, and answers probes (audit.py). Our
+   own copies count as they are: scrubbing watches those.
+2. Tiles are repaired in groups of GROUP_TILES, which share one ranking: rendezvous over the
+   live daemons that lack some of the group and have room, by room. Where d copies are missing,
+   the first d of the ranking begin at once, and each after them waits `step` longer. Whoever
+   has part of the group and gets on is taken to repair it, and d is one less.
+3. In which order one daemon takes its groups is drawn by its own id: not everybody fetches the
+   same tiles from the same holder first.
+4. Too many copies are left alone: they cost only what their holders gave.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from protocols.audit import Audit
+from protocols.cid import cid_text
+from protocols.copies import (
+    GROUP_TILES,
+    TILE_BYTES,
+    Attempts,
+    Model,
+    count_copies,
+    overlap,
+    runs_of,
+)
+from protocols.effects import Blame, Effect, Emit
+from protocols.peerscore import Fault
+from protocols.ratelimit import TokenBucket
+from protocols.rendezvous import MAX_WEIGHT, cost, rank
+from protocols.shelf import Holding
+
+MAX_REPAIRS = 2
+"""Groups that we repair at a time: the pull of one is several peers wide already."""
+PROBE_RATE = 1.0
+"""Probes a second, of all models: 256 KiB. With more than PROBE_RATE * probe_interval holders to
+audit, each is probed less often, and is given as much longer to prove itself."""
+PROBE_BURST = 4.0
+GROUPS_PER_TICK = 32
+"""Groups looked at in one tick for whether it is our turn: 100 daemons are ranked in 0.5 ms."""
+MAX_MODELS = 4096
+"""Models watched; the same number as a catalog has room for with four holders each."""
+SETTLE = 10.0
+"""Seconds after a repair in which its announcement gets around."""
+MAX_BACKOFF = 600.0
+"""Seconds until a group whose repair keeps failing is tried again."""
+PATIENCE_STEPS = 10
+"""Steps for which others who seem to get on are waited for at most."""
+LEAST_STEP = 1 / 6
+"""Of `Settings.step`, for a group of a few bytes: 5 s, in which an announcement gets around."""
+LEARN_AGAIN = 30.0
+"""Seconds until a manifest that nobody gave us is asked for again."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How eagerly. Times in seconds."""
+
+    copies: int = 3
+    hold: bool = True
+    """Whether we take tiles at all."""
+    step: float = 30.0
+    """For which each in the ranking waits for the one before: a group's repair at 10 MB/s."""
+    delay: float = 5.0
+    """Before anybody begins: announcements of one change arrive within two."""
+    probe_interval: float = 60.0
+    grace: float = 30.0
+    """For which a new holder counts unproven: its first probe is due at once."""
+
+    def validate(self) -> None:
+        """Raise ValueError where a number cannot be meant."""
+        if self.copies < 1 or min(self.step, self.probe_interval, self.grace) <= 0:
+            raise ValueError("copies, step, probe_interval and grace are more than 0")
+
+
+class ModelKnown(msgspec.Struct, frozen=True):
+    """A model has so many tiles, and bytes."""
+
+    model: bytes
+    tiles: int
+    size: int
+
+
+class HoldersChanged(msgspec.Struct, frozen=True):
+    """Who announces what of a model now; nobody: the model is forgotten."""
+
+    model: bytes
+    holdings: tuple[Holding, ...]
+
+
+class AliveChanged(msgspec.Struct, frozen=True):
+    """Who is alive (ourselves too), and the bytes that each may still hold for others."""
+
+    room: dict[bytes, int]
+
+
+class ProbeResult(msgspec.Struct, frozen=True):
+    """`proven`: it held what it announces (True), did not (False), or gave no answer (None)."""
+
+    model: bytes
+    peer: bytes
+    proven: bool | None
+
+
+class RepairEnded(msgspec.Struct, frozen=True):
+    """A StartRepair is over; `done`: whether all of it is here."""
+
+    model: bytes
+    group: int
+    done: bool
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time passes: one a second or two."""
+
+
+Event = ModelKnown | HoldersChanged | AliveChanged | ProbeResult | RepairEnded | Tick
+
+
+class Learn(msgspec.Struct, frozen=True):
+    """Effect: fetch this model's manifest from one of these, and say ModelKnown."""
+
+    model: bytes
+    holders: tuple[bytes, ...]
+
+
+class StartProbe(msgspec.Struct, frozen=True):
+    """Effect: ask `peer` for a sub-tile of `tile` with its proof, the `pick`-th modulo how many
+    it has, and say ProbeResult."""
+
+    peer: bytes
+    model: bytes
+    tile: int
+    pick: int
+
+
+class StartRepair(msgspec.Struct, frozen=True):
+    """Effect: fetch these tiles, runs (start, count), of one group, and say RepairEnded."""
+
+    model: bytes
+    group: int
+    tiles: tuple[tuple[int, int], ...]
+
+
+Effects = list[Effect | Learn | StartProbe | StartRepair]
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a model stands: its tiles (0: not known yet), the copies of its rarest and commonest
+    tile that count, tiles with too few, and the groups that we are repairing."""
+
+    tiles: int
+    copies: int
+    most: int
+    short: int
+    repairing: tuple[int, ...]
+
+
+class Replication:
+    """The machine. `draw(n)` gives a random integer in [0, n)."""
+
+    def __init__(self, me: bytes, settings: Settings, draw: Callable[[int], int]) -> None:
+        settings.validate()
+        self._me = me
+        self._settings = settings
+        self._draw = draw
+        self._models: dict[bytes, Model] = {}
+        self._room: dict[bytes, int] = {}
+        self._probes = TokenBucket(PROBE_RATE, PROBE_BURST)
+
+    def handle(self, event: Event, now: float) -> Effects:
+        """What follows from `event` at `now` (seconds)."""
+        match event:
+            case ModelKnown(cid, tiles, size):
+                self._know(cid, tiles, size)
+            case HoldersChanged(cid, holdings):
+                self._set_holders(cid, holdings, now)
+            case AliveChanged(room):
+                self._set_alive(room)
+            case ProbeResult(cid, peer, proven):
+                return self._probed(cid, peer, proven, now)
+            case RepairEnded(cid, group, done):
+                self._repaired(cid, group, done, now)
+            case Tick():
+                return self._tick(now)
+        return []
+
+    # -- what we are told ----------------------------------------------------------------------
+
+    def _know(self, cid: bytes, tiles: int, size: int) -> None:
+        model = self._models.get(cid)
+        if model is not None and tiles > 0:
+            model.tiles, model.size = tiles, size
+            model.recount_at = 0.0
+
+    def _set_holders(self, cid: bytes, holdings: tuple[Holding, ...], now: float) -> None:
+        if not holdings:
+            self._models.pop(cid, None)
+            return
+        model = self._models.get(cid)
+        if model is None:
+            if len(self._models) >= MAX_MODELS:
+                return
+            model = self._models[cid] = Model(
+                cid, Audit(self._settings.probe_interval, self._settings.grace)
+            )
+        for holding in holdings:
+            if model.holdings.get(holding.peer) != holding:
+                model.progress[holding.peer] = now
+        model.holdings = {holding.peer: holding for holding in holdings}
+        model.progress = {peer: at for peer, at in model.progress.items() if peer in model.holdings}
+        model.recount_at = 0.0
+
+    def _set_alive(self, room: dict[bytes, int]) -> None:
+        changed = room.keys() ^ self._room.keys()
+        self._room = room
+        if not changed:
+            return
+        for model in self._models.values():
+            if not changed.isdisjoint(model.holdings):
+                model.recount_at = 0.0
+
+    def _probed(self, cid: bytes, peer: bytes, proven: bool | None, now: float) -> Effects:
+        model = self._models.get(cid)
+        if model is None:
+            return []
+        model.audit.answered(peer, proven, now)
+        model.recount_at = 0.0
+        if proven is not False:
+            return []
+        return [Blame(peer, Fault.LIED, f"does not hold what it announces of {cid_text(cid)}")]
+
+    def _repaired(self, cid: bytes, group: int, done: bool, now: float) -> None:
+        model = self._models.get(cid)
+        if model is None:
+            return
+        model.repairing.discard(group)
+        attempts = model.attempts.setdefault(group, Attempts(0.0))
+        attempts.failures = 0 if done else attempts.failures + 1
+        backoff = min(self._settings.step * 2 ** min(attempts.failures, 16), MAX_BACKOFF)
+        attempts.again_at = now + (SETTLE if done else backoff)
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> Effects:
+        effects: Effects = []
+        one_round = sum(len(model.audit) for model in self._models.values()) / PROBE_RATE
+        for model in self._models.values():
+            model.audit.pace(
+                max(self._settings.probe_interval, one_round),
+                max(self._settings.grace, one_round),
+            )
+            if model.tiles == 0:
+                effects += self._learn(model, now)
+                continue
+            if now >= model.recount_at:
+                effects += self._recount(model, now)
+            effects += self._repair(model, now)
+        return effects + self._probe(now)
+
+    def _learn(self, model: Model, now: float) -> Effects:
+        holders = tuple(peer for peer in model.holdings if peer == self._me or peer in self._room)
+        if not holders or now < model.asked_at + LEARN_AGAIN:
+            return []
+        model.asked_at = now
+        return [Learn(model.cid, holders)]
+
+    def _recount(self, model: Model, now: float) -> Effects:
+        """Count copies again, and note since when which groups have had too few."""
+        live = [
+            holding
+            for peer, holding in model.holdings.items()
+            if peer != self._me and peer in self._room
+        ]
+        model.audit.choose(
+            self._me + model.cid,
+            live,
+            tiles=model.tiles,
+            width=GROUP_TILES,
+            need=self._settings.copies,
+            now=now,
+        )
+        trusted = model.audit.trusted(now)
+        counted = [holding for holding in live if holding.peer in trusted]
+        if (mine := model.holdings.get(self._me)) is not None:
+            counted.append(mine)
+        model.counts = count_copies(counted, model.tiles)
+        model.recount_at = model.audit.next_change(now)
+        short: dict[int, float] = {}
+        for group in range(-(-model.tiles // GROUP_TILES)):
+            tiles = model.group_tiles(group)
+            if min(model.counts[tiles.start : tiles.stop]) < self._settings.copies:
+                short[group] = model.short_since.get(group, now)
+        model.short_since = short
+        model.attempts = {group: it for group, it in model.attempts.items() if group in short}
+        return self._tell(model)
+
+    def _tell(self, model: Model) -> Effects:
+        is_short = bool(model.short_since)
+        if is_short == model.was_short:
+            return []
+        model.was_short = is_short
+        model.weights.clear()
+        standing = self.standing(model.cid)
+        return [
+            Emit(
+                "replication.short" if is_short else "replication.restored",
+                {
+                    "model": cid_text(model.cid),
+                    "copies": standing.copies,
+                    "wanted": self._settings.copies,
+                    "tiles_short": standing.short,
+                },
+            )
+        ]
+
+    # -- probes --------------------------------------------------------------------------------
+
+    def _probe(self, now: float) -> Effects:
+        effects: Effects = []
+        for model in self._models.values():
+            for peer in model.audit.due(now) if model.tiles else ():
+                tile = self._random_tile(model.holdings[peer])
+                if peer not in self._room or tile is None:
+                    continue
+                if self._probes.take(1, now) > 0:
+                    return effects
+                model.audit.asked(peer, now)
+                effects.append(StartProbe(peer, model.cid, tile, self._draw(1 << 32)))
+        return effects
+
+    def _random_tile(self, holding: Holding) -> int | None:
+        total = sum(count for _, count in holding.tiles)
+        if total == 0:
+            return None
+        nth = self._draw(total)
+        for start, count in holding.tiles:
+            if nth < count:
+                return start + nth
+            nth -= count
+        return None
+
+    # -- repair --------------------------------------------------------------------------------
+
+    def _repair(self, model: Model, now: float) -> Effects:
+        effects: Effects = []
+        if not (self._settings.hold and model.short_since and self._room.get(self._me)):
+            return effects
+        for group in self._my_order(model, now):
+            if sum(len(other.repairing) for other in self._models.values()) >= MAX_REPAIRS:
+                break
+            lacking = self._lacking(model, group)
+            if lacking and self._is_our_turn(model, group, lacking, now):
+                model.repairing.add(group)
+                effects.append(StartRepair(model.cid, group, runs_of(lacking)))
+                effects.append(_told_repair(model.cid, group, len(lacking)))
+        return effects
+
+    def _my_order(self, model: Model, now: float) -> list[int]:
+        ready = [
+            group
+            for group, since in model.short_since.items()
+            if group not in model.repairing
+            and now >= since + self._settings.delay
+            and (group not in model.attempts or now >= model.attempts[group].again_at)
+        ]
+        if len(ready) > 1:
+            key = self._me + model.cid
+            ready.sort(key=lambda group: cost(key, group.to_bytes(8, "big"), 1))
+        if len(ready) > GROUPS_PER_TICK:
+            # Another part of them each tick, so that none waits behind those of others.
+            first = int(now) * GROUPS_PER_TICK % len(ready)
+            ready = (ready + ready)[first : first + GROUPS_PER_TICK]
+        return ready
+
+    def _lacking(self, model: Model, group: int) -> list[int]:
+        """Tiles of the group with too few copies, none of them ours."""
+        mine = model.holdings.get(self._me, Holding(self._me, ()))
+        return [
+            tile
+            for tile in model.group_tiles(group)
+            if model.counts[tile] < self._settings.copies and not mine.holds(tile)
+        ]
+
+    def _is_our_turn(self, model: Model, group: int, lacking: list[int], now: float) -> bool:
+        begun = model.short_since[group] + self._settings.delay
+        ranking = self._ranking(model, group, lacking)
+        missing = self._settings.copies - min(model.counts[tile] for tile in lacking)
+        if now < begun + PATIENCE_STEPS * self._settings.step:
+            busy = self._at_work(model, group, now)
+            missing -= len(busy)
+            ranking = [peer for peer in ranking if peer not in busy]
+        if self._me not in ranking or missing <= 0:
+            return False
+        behind = max(0, ranking.index(self._me) - missing + 1)
+        return now >= begun + behind * self._step(model, group)
+
+    def _step(self, model: Model, group: int) -> float:
+        """Seconds that each waits for the one before: less where there is less to fetch."""
+        share = model.group_bytes(group) / (GROUP_TILES * TILE_BYTES)
+        return self._settings.step * max(LEAST_STEP, share)
+
+    def _ranking(self, model: Model, group: int, lacking: list[int]) -> list[bytes]:
+        """Live daemons that could take the group's tiles, first choice first."""
+        needed = model.group_bytes(group)
+        candidates = [
+            # Weights stay while the model is short: repairing takes room, and would else move
+            # those who repair down the ranking before what they fetched is announced.
+            (peer, model.weights.setdefault(peer, _weight(room)))
+            for peer, room in self._room.items()
+            if room >= needed
+            and not (
+                peer in model.holdings and all(model.holdings[peer].holds(tile) for tile in lacking)
+            )
+        ]
+        return rank(model.cid + group.to_bytes(8, "big"), candidates)
+
+    def _at_work(self, model: Model, group: int, now: float) -> set[bytes]:
+        """Others who have part of the group and have got further lately: they are repairing it,
+        wherever the ranking puts them now that they have less room."""
+        tiles = model.group_tiles(group)
+        return {
+            peer
+            for peer, at in model.progress.items()
+            if peer != self._me
+            and peer in self._room
+            and now < at + self._settings.step
+            and 0 < overlap(model.holdings[peer], tiles) < len(tiles)
+        }
+
+    # -- queries -------------------------------------------------------------------------------
+
+    def standing(self, cid: bytes) -> Standing:
+        """How a model stands by what we count; all zeros for one that we do not know."""
+        model = self._models.get(cid)
+        if model is None or not model.counts:
+            return Standing(tiles=0, copies=0, most=0, short=0, repairing=())
+        return Standing(
+            tiles=model.tiles,
+            copies=min(model.counts),
+            most=max(model.counts),
+            short=sum(count < self._settings.copies for count in model.counts),
+            repairing=tuple(sorted(model.repairing)),
+        )
+
+    def trusts(self, cid: bytes, peer: bytes, now: float) -> bool:
+        """Whether the copies of one holder count at `now`; our own do while we announce them."""
+        model = self._models.get(cid)
+        if model is None or peer not in model.holdings:
+            return False
+        return peer == self._me or (peer in self._room and peer in model.audit.trusted(now))
+
+    def models(self) -> list[bytes]:
+        """The models watched, in order."""
+        return sorted(self._models)
+
+
+def _weight(room: int) -> int:
+    """A power of two, so that a ranking does not change with each megabyte that somebody fills.
+
+    Quotas are round numbers: a quarter more keeps an empty store of 2^k bytes, and one that has
+    taken its first headers, on the same side of the step.
+    """
+    return min(1 << ((room + room // 4).bit_length() - 1), MAX_WEIGHT) if room > 0 else 0
+
+
+def _told_repair(cid: bytes, group: int, tiles: int) -> Emit:
+    return Emit("replication.repair", {"model": cid_text(cid), "group": group, "tiles": tiles})

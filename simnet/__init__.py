@@ -1,0 +1,1 @@
+"""Worlds of many peers: real daemons on one machine, and what befalls them."""

@@ -1,0 +1,97 @@
+"""What a world looked like over time: samples and marks, for pictures and for reading again."""
+
+from typing import Literal
+
+import msgspec
+
+Runs = list[tuple[int, int]]
+"""Tiles as (first, count), ascending."""
+
+Role = Literal["origin", "swarm", "newcomer"]
+
+
+class Sample(msgspec.Struct):
+    """One daemon at one moment; what it says of itself through its control socket."""
+
+    at: float
+    daemon: int
+    connected: int
+    live: int
+    announcements: int
+    tiles: Runs  # as it announces them: a few seconds behind
+    held: float = 0.0  # share of the model's bytes on its disk, as of now
+
+
+class Mark(msgspec.Struct):
+    """Something that was done, and to whom; None: to the world."""
+
+    at: float
+    daemon: int | None
+    kind: str
+    note: str = ""
+
+
+class Timeline(msgspec.Struct):
+    """One run."""
+
+    title: str
+    seed: int
+    daemons: int
+    model: str = ""  # name and size as people read it; "": no model in this world
+    tiles: int = 0
+    copies: int = 0
+    seconds: float = 0.0
+    passed: bool = False
+    samples: list[Sample] = []
+    marks: list[Mark] = []
+
+    def of(self, daemon: int) -> list[Sample]:
+        """One daemon's samples in order of time."""
+        return [sample for sample in self.samples if sample.daemon == daemon]
+
+    def role(self, daemon: int) -> Role:
+        """How the daemon came by what it holds."""
+        done = {mark.kind for mark in self.marks if mark.daemon == daemon}
+        if "import" in done:
+            return "origin"
+        return "newcomer" if "pull" in done else "swarm"
+
+    def ups(self, daemon: int) -> list[tuple[float, float]]:
+        """When the daemon ran, as (from, to)."""
+        ups: list[tuple[float, float]] = []
+        since: float | None = None
+        for mark in self.marks:
+            if mark.daemon != daemon:
+                continue
+            if mark.kind in ("start", "restart") and since is None:
+                since = mark.at
+            elif mark.kind in ("kill", "stop", "died") and since is not None:
+                ups.append((since, mark.at))
+                since = None
+        if since is not None:
+            ups.append((since, self.seconds))
+        return ups
+
+
+def covers(runs: Runs, tiles: int) -> bool:
+    """Whether `runs` are all of `tiles`."""
+    return count(runs) >= tiles > 0
+
+
+def count(runs: Runs) -> int:
+    """How many tiles `runs` have."""
+    return sum(length for _, length in runs)
+
+
+def copies(holdings: list[Runs], tiles: int) -> list[int]:
+    """How many of `holdings` have each tile."""
+    change = [0] * (tiles + 1)
+    for runs in holdings:
+        for start, length in runs:
+            change[min(start, tiles)] += 1
+            change[min(start + length, tiles)] -= 1
+    total, each = 0, []
+    for step in change[:tiles]:
+        total += step
+        each.append(total)
+    return each

@@ -1,0 +1,64 @@
+"""Watching a world while it runs: samples for the picture, and when announcements arrive."""
+
+from contextlib import suppress
+
+import trio
+
+from protocols.errors import SynapseError
+from simnet.checks import held_bytes
+from simnet.daemon import Daemon
+from simnet.timeline import Sample
+from simnet.world import World
+from synapsed.control.models import EventInfo
+
+ACCEPTED = "announcement.accepted"
+
+
+async def watch(world: World) -> None:
+    """Sample every running daemon, every `watch` seconds of the scenario, for ever."""
+    while True:
+        due = trio.current_time() + world.scenario.watch
+        await sample(world)
+        await trio.sleep_until(due)
+
+
+async def sample(world: World) -> None:
+    """Sample every running daemon once."""
+    async with trio.open_nursery() as nursery:
+        for daemon in world.running():
+            nursery.start_soon(_sample_one, world, daemon)
+
+
+async def _sample_one(world: World, daemon: Daemon) -> None:
+    model = next((m for m in world.models.values() if m.cid), None)
+    try:
+        status = await daemon.get_status()
+        tiles = await daemon.own_tiles(model.cid) if model else []
+        held = (await held_bytes(daemon, model.cid))[0] / model.size if model else 0.0
+    except SynapseError:
+        return  # it is being killed, paused or partitioned off a busy core: a gap in the picture
+    world.timeline.samples.append(
+        Sample(
+            at=world.now,
+            daemon=daemon.index,
+            connected=status.connected,
+            live=status.live,
+            announcements=status.announcements,
+            tiles=tiles,
+            held=held,
+        )
+    )
+
+
+async def follow(world: World, daemon: Daemon) -> None:
+    """Note when `daemon` accepts what steps published; again after it was restarted."""
+
+    def take(event: EventInfo) -> None:
+        published = world.published.get(str(event.fields.get("id", "")))
+        if published is not None:
+            published.accepted.setdefault(daemon.index, event.at)
+
+    while True:
+        with suppress(SynapseError):  # not started yet, or killed; its next life is followed anew
+            await daemon.client.events(ACCEPTED, take)
+        await trio.sleep(1)

@@ -1,0 +1,217 @@
+"""A world: its daemons, its links, its models, and everything that was seen of them."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import trio
+
+from simnet.addresses import claim_port
+from simnet.daemon import Daemon, Life
+from simnet.forks import FORK_SERVER, Forked, ForkServer, open_fork_server
+from simnet.liars import Liar
+from simnet.models import model_folder, size_of
+from simnet.proxy import Fabric
+from simnet.scenario import Choice, Scenario, Who
+from simnet.scenarioload import ScenarioError, span
+from simnet.timeline import Mark, Timeline
+from simnet.weather import Weather
+
+Say = Callable[[str], None]
+
+
+class Model(msgspec.Struct):
+    """A model of the scenario; `cid` and `tiles` are known once it is imported."""
+
+    name: str
+    folder: Path
+    size: int
+    cid: str = ""
+    tiles: int = 0
+
+
+class PullRecord(msgspec.Struct):
+    """One pull that a step asked for."""
+
+    daemon: int
+    model: str
+    began: float
+    seconds: float | None = None  # None: under way, or failed
+    fetched: int = 0
+    sources: int = 0
+    error: str = ""
+
+
+class ExportRecord(msgspec.Struct):
+    """One export, compared with the model's files."""
+
+    daemon: int
+    model: str
+    files: int
+    differences: list[str]
+
+
+class Published(msgspec.Struct):
+    """One announcement that a step made, and when each daemon accepted it (Unix seconds)."""
+
+    id: str
+    issuer: int
+    at: float
+    accepted: dict[int, float] = {}
+
+
+class World:
+    """Everything that steps act on and checks look at."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        work: Path,
+        *,
+        forks: ForkServer,
+        fabric: Fabric,
+        nursery: trio.Nursery,
+        say: Say,
+    ) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.work = work
+        self.forks = forks
+        self.fabric = fabric
+        self.nursery = nursery
+        self.say = say
+        self.random = random.Random(seed)  # noqa: S311 - a seed is a reproduction
+        self.daemons = [
+            Daemon(index, work / f"{index}", fabric.port, proxied=scenario.proxied, seed=seed)
+            for index in range(scenario.daemons)
+        ]
+        self.models: dict[str, Model] = {}
+        self.names: dict[str, list[int]] = {}
+        self.liars: dict[str, list[Liar]] = {}
+        self.pulls: list[PullRecord] = []
+        self.exports: list[ExportRecord] = []
+        self.published: dict[str, Published] = {}
+        self.timeline = Timeline(title=scenario.title, seed=seed, daemons=scenario.daemons)
+        self._began = trio.current_time()
+
+    @property
+    def weather(self) -> Weather:
+        """The weather on the links; its `faults` count everything that was done."""
+        return self.fabric.weather
+
+    @property
+    def now(self) -> float:
+        """Seconds since the world began."""
+        return trio.current_time() - self._began
+
+    def running(self) -> list[Daemon]:
+        """Daemons that run and answer."""
+        return [daemon for daemon in self.daemons if daemon.up]
+
+    def choose(self, who: Who) -> list[Daemon]:
+        """The daemons that `who` names, in order, each once."""
+        chosen: dict[int, None] = {}
+        for choice in who if isinstance(who, list) else [who]:
+            chosen.update(dict.fromkeys(self._numbers(choice)))
+        return [self.daemons[number] for number in chosen]
+
+    def _numbers(self, choice: Choice) -> list[int]:
+        if choice == "all":
+            return list(range(len(self.daemons)))
+        if choice == "running":
+            return [daemon.index for daemon in self.running()]
+        numbers = span(choice)
+        if numbers is not None:
+            return list(numbers)
+        if str(choice) not in self.names:
+            raise ScenarioError(f"{choice!r} names liars, not daemons")
+        return self.names[str(choice)]
+
+    def mark(self, kind: str, daemon: int | None = None, note: str = "") -> None:
+        """Put something that happened on the timeline."""
+        self.timeline.marks.append(Mark(self.now, daemon, kind, note))
+
+    async def start(self, daemon: Daemon, kind: str = "start") -> None:
+        """Start a daemon, configured the first time."""
+        if daemon.life is Life.NEW:
+            earlier = list(range(daemon.index))
+            told = self.random.sample(earlier, min(len(earlier), self.scenario.bootstrap))
+            daemon.configure(
+                self.scenario.network,
+                [self.daemons[number].address for number in sorted(told)],
+                self.scenario.config,
+            )
+            if self.scenario.proxied:
+                await self.nursery.start(self.fabric.serve, daemon.index)
+        await daemon.start(self.forks)
+        self.mark(kind, daemon.index)
+
+
+@asynccontextmanager
+async def open_world(
+    scenario: Scenario,
+    path: Path,
+    seed: int,
+    say: Say,
+    *,
+    logs: Path,
+    keep: bool = False,
+    server: Sequence[str] = FORK_SERVER,
+) -> AsyncIterator[World]:
+    """A world with no daemon started yet. On leaving, every process of it has ended.
+
+    Daemons are forked by `server`, a command that speaks as synapsed.forkserver does.
+
+    Homes lie in a temporary folder (a socket's path must be short) that is removed unless
+    `keep`; the daemons' logs are copied to `logs`.
+    """
+    work = Path(tempfile.mkdtemp(prefix="simnet-"))
+    held, port = claim_port()
+    fabric = Fabric(Weather(seed), port)
+    worlds: list[World] = []
+
+    def on_exit(forked: Forked) -> None:
+        for world in worlds:
+            daemon = world.daemons[int(forked.name)]
+            daemon.ended()
+            if daemon.died:
+                world.mark("died", daemon.index)
+                world.say(f"{daemon} died ({forked.status}): {daemon.last_words()}")
+
+    try:
+        with held:
+            async with (
+                open_fork_server(work / "forkserver.log", on_exit, server) as forks,
+                trio.open_nursery() as nursery,
+                AsyncExitStack() as stack,
+            ):
+                world = World(
+                    scenario, seed, work, forks=forks, fabric=fabric, nursery=nursery, say=say
+                )
+                worlds.append(world)
+                for daemon in world.daemons:
+                    await stack.enter_async_context(daemon.client)
+                for name, source in scenario.models.items():
+                    folder = model_folder(name, source, path, work / "models", seed)
+                    world.models[name] = Model(name, folder, size_of(folder))
+                yield world
+                worlds.clear()
+                nursery.cancel_scope.cancel()
+    finally:
+        _keep_logs(work, logs)
+        if keep:
+            say(f"the homes are kept in {work}")
+        else:
+            shutil.rmtree(work)
+
+
+def _keep_logs(work: Path, logs: Path) -> None:
+    logs.mkdir(parents=True, exist_ok=True)
+    for log in (*work.glob("*/daemon.log"), *work.glob("*.log")):
+        inside = log.relative_to(work)
+        shutil.copyfile(log, logs / "-".join(inside.parts))

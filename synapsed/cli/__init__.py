@@ -1,0 +1,1 @@
+"""`synapsectl`: the command line over the control socket. docs/cli.md lists its commands."""

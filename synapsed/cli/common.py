@@ -1,0 +1,158 @@
+"""What every command has: the options that say which daemon and how to print, and `Cli`.
+
+`command` registers a function whose first parameter is a `Cli`. The options below are added to
+the function's own, and to the program's: `synapsectl --json peers` is `synapsectl peers --json`.
+"""
+
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from synapsed.control.problems import TimedOutError
+
+if TYPE_CHECKING:
+    from synapsed.cli.output import Output
+    from synapsed.control.client import Client
+    from synapsed.paths import Paths
+
+BRIEF_S = 30.0
+"""For commands that answer at once, unless --timeout says otherwise. The daemon gives up at 20."""
+
+SLOW_S = 620.0
+"""For gc and doctor, which may walk a large store. The daemon gives up at 600."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Home = Annotated[
+    Path | None, typer.Option("--home", metavar="DIR", help="The daemon's home (SYNAPSED_HOME).")
+]
+Socket = Annotated[
+    Path | None, typer.Option("--socket", metavar="PATH", help="The daemon's control socket.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Give up after so long."),
+]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colours (also NO_COLOR).")]
+
+
+def options(
+    json: Json = False,
+    home: Home = None,
+    socket: Socket = None,
+    timeout: Timeout = None,
+    no_color: NoColor = False,
+) -> None:
+    """The shared options; read only by its signature."""
+
+
+_SHARED = tuple(
+    parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    for parameter in inspect.signature(options).parameters.values()
+)
+
+
+class Cli:
+    """One run of the program: which daemon, and how to print."""
+
+    def __init__(self, shared: dict[str, Any]) -> None:
+        self.json: bool = shared["json"]
+        self.timeout: float | None = shared["timeout"]
+        self._home: Path | None = shared["home"]
+        self._socket: Path | None = shared["socket"]
+        self._color = not (shared["no_color"] or os.environ.get("NO_COLOR"))
+        if self.timeout is not None:
+            signal.signal(signal.SIGALRM, self._too_late)
+            signal.setitimer(signal.ITIMER_REAL, self.timeout)
+
+    @property
+    def out(self) -> "Output":
+        """Where results go."""
+        from synapsed.cli.output import Output  # noqa: PLC0415 - rich: 40 ms, and not for --json
+
+        return Output(color=self._color)
+
+    def client(self, patience: float = BRIEF_S) -> "Client":
+        """A connection to the daemon, for calls that take up to `patience` seconds."""
+        from synapsed.control.client import Client  # noqa: PLC0415 - httpx: 80 ms
+
+        return Client(self.socket(), max(patience, self.timeout or 0))
+
+    def socket(self) -> Path:
+        """The control socket: --socket, or where the daemon of this home has it."""
+        if self._socket is not None:
+            return self._socket.absolute()
+        places = self.places()
+        configured = os.environ.get("SYNAPSED_CONTROL__SOCKET")
+        return places.socket_at(configured or _configured_socket(places.config_file))
+
+    def places(self) -> "Paths":
+        """Where the daemon's things are, for --home and the environment."""
+        from synapsed import paths  # noqa: PLC0415 - not for --help and completion
+
+        return paths.find(self._home, None, os.environ)
+
+    def done(self, value: object, show: Callable[["Output"], None]) -> None:
+        """Print a result: as JSON, or as `show` does it for people."""
+        if self.json:
+            print_json(value)
+        else:
+            show(self.out)
+
+    def _too_late(self, _signal: int, _frame: FrameType | None) -> NoReturn:
+        raise TimedOutError(
+            f"not done within {self.timeout:g} s", remedy="give it more with --timeout SECONDS"
+        )
+
+
+def _configured_socket(config_file: Path) -> str:
+    """`socket` of [control] in the config; a config that cannot be read says nothing here."""
+    import tomllib  # noqa: PLC0415
+
+    try:
+        config = tomllib.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    control = config.get("control", {})
+    found = control.get("socket", "") if isinstance(control, dict) else ""
+    return found if isinstance(found, str) else ""
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on stdout, at once."""
+    import msgspec  # noqa: PLC0415
+
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register `function(cli, ...)` as a command, with the shared options added."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function).parameters.values())[1:]
+
+        @wraps(function)
+        def run(context: typer.Context, **given: Any) -> None:
+            before = context.obj or {}
+            shared = {p.name: given.pop(p.name) or before.get(p.name) for p in _SHARED}
+            function(Cli(shared), **given)
+
+        first = inspect.Parameter(
+            "context", inspect.Parameter.POSITIONAL_ONLY, annotation=typer.Context
+        )
+        keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        signature = inspect.Signature([first, *keywords, *_SHARED])
+        run.__signature__ = signature  # type: ignore[attr-defined]  # what typer reads
+        run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        group.command(name)(run)
+        return function
+
+    return register

@@ -1,0 +1,209 @@
+"""status, limits, pause, resume, doctor, config, metrics: the daemon itself."""
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from msgspec import UNSET
+
+from synapsed.cli.common import SLOW_S, Cli, command
+from synapsed.control import models
+from synapsed.control.problems import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from synapsed.cli.output import Output
+
+config = typer.Typer(help="The configuration in force.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    command(app, "status")(status)
+    command(app, "limits")(limits)
+    command(app, "pause")(pause)
+    command(app, "resume")(resume)
+    command(app, "doctor")(doctor)
+    command(app, "metrics")(metrics)
+    app.add_typer(config, name="config")
+
+
+def status(cli: Cli) -> None:
+    """The daemon at a glance."""
+    with cli.client() as client:
+        found = client.call("GET", "/v1/status", models.Status)
+
+    def show(out: "Output") -> None:
+        from synapsed.cli.output import duration, share, size  # noqa: PLC0415
+
+        process = found.process
+        rows = [
+            ("state", f"{found.state} for {duration(found.uptime)}, pid {found.pid}"),
+            ("peer id", found.peer_id),
+            ("network", found.network),
+            ("version", found.version),
+            ("home", found.home),
+            *(("listens at", addr) for addr in found.addrs),
+            ("peers", f"{found.connected} connected of {found.target_peers} wanted"),
+            ("live", f"{found.live} daemons by their heartbeats"),
+            ("catalog", f"{found.announcements} announcements"),
+            ("models", f"{found.models}"),
+            (
+                "store",
+                f"{size(found.store.used)} of {size(found.store.quota)}"
+                f" ({share(found.store.used, found.store.quota)})",
+            ),
+            ("messages", f"{found.messages_per_second:.1f}/s"),
+        ]
+        if process is not None:
+            rows.append(("process", f"{size(process.rss)}, {process.cpu_share:.1%} of a core"))
+        rows += [("job", _job_line(job)) for job in found.jobs]
+        out.pairs(rows)
+        for warning in found.warnings:
+            out.verdict("warn", warning)
+
+    cli.done(found, show)
+
+
+def _job_line(job: models.JobInfo) -> str:
+    from synapsed.cli.output import share, short_cid  # noqa: PLC0415
+
+    subject = short_cid(job.subject) if job.kind in ("pull", "export") else job.subject
+    done = "" if job.progress is None else f", {share(job.progress.done, job.progress.total)}"
+    return f"{job.id}: {job.kind} of {subject}{done}"
+
+
+def limits(
+    cli: Cli,
+    upload: Annotated[
+        str | None, typer.Option(metavar="RATE", help='"20 Mbit/s", "2.5 MB/s", or 0: unlimited.')
+    ] = None,
+    quota: Annotated[str | None, typer.Option(metavar="SIZE", help='Disk: "50 GiB".')] = None,
+    max_pulls: Annotated[int | None, typer.Option(help="Models pulled at a time.")] = None,
+) -> None:
+    """Show the limits in force, or change them until the restart."""
+    change = models.LimitsRequest(
+        upload=UNSET if upload is None else _quantity("--upload", upload),
+        quota=UNSET if quota is None else _quantity("--quota", quota),
+        max_pulls=UNSET if max_pulls is None else max_pulls,
+    )
+    with cli.client() as client:
+        if change == models.LimitsRequest():
+            found = client.call("GET", "/v1/limits", models.Limits)
+        else:
+            found = client.call("PUT", "/v1/limits", models.Limits, change)
+
+    def show(out: "Output") -> None:
+        from synapsed.cli.output import rate, size  # noqa: PLC0415
+
+        out.pairs(
+            [
+                ("upload", rate(found.upload)),
+                ("quota", size(found.quota)),
+                ("max pulls", str(found.max_pulls)),
+                ("max connections", str(found.max_connections)),
+            ]
+        )
+
+    cli.done(found, show)
+
+
+def _quantity(option: str, text: str) -> int:
+    from synapsed.quantities import Rate, Size  # noqa: PLC0415
+
+    kind = Rate if option == "--upload" else Size
+    try:
+        return int(kind.parse(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; give {kind.expected}", param_hint=option) from error
+
+
+def pause(cli: Cli) -> None:
+    """Move no model bytes until resumed; gossip goes on."""
+    _pause(cli, "/v1/pause", "paused")
+
+
+def resume(cli: Cli) -> None:
+    """Move model bytes again."""
+    _pause(cli, "/v1/resume", "running")
+
+
+def _pause(cli: Cli, path: str, said: str) -> None:
+    with cli.client() as client:
+        found = client.call("POST", path, models.Paused)
+    cli.done(found, lambda out: out.line(said))
+
+
+def doctor(cli: Cli) -> None:
+    """Check the machine, the configuration and the network. Fails where a check fails."""
+    from synapsed.control.client import NoDaemonError  # noqa: PLC0415
+
+    try:
+        with cli.client(SLOW_S) as client:
+            found = client.call("GET", "/v1/doctor", models.DoctorReport)
+    except NoDaemonError:
+        found = _doctor_without_daemon(cli)
+
+    def show(out: "Output") -> None:
+        for check in found.checks:
+            out.verdict(check.verdict, f"{check.name}: {check.message}")
+            if check.remedy:
+                out.line(f"       {check.remedy}")
+
+    cli.done(found, show)
+    if any(check.verdict == "fail" for check in found.checks):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _doctor_without_daemon(cli: Cli) -> models.DoctorReport:
+    from synapsed.doctor import examine  # noqa: PLC0415 - only where no daemon answers
+    from synapsed.doctor.facts import gather  # noqa: PLC0415
+
+    return models.DoctorReport(checks=examine(gather(cli.places(), os.environ)))
+
+
+def metrics(cli: Cli) -> None:
+    """Prometheus metrics."""
+    with cli.client() as client:
+        text = client.text("/v1/metrics")
+    if cli.json:
+        from prometheus_client.parser import (  # noqa: PLC0415 - 60 ms
+            text_string_to_metric_families,
+        )
+
+        samples: list[dict[str, Any]] = [
+            {"name": sample.name, "labels": sample.labels, "value": sample.value}
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        ]
+        cli.done({"metrics": samples}, lambda _out: None)
+    else:
+        typer.echo(text, nl=False)
+
+
+def show_config(
+    cli: Cli,
+    origin: Annotated[bool, typer.Option("--origin", help="Where each came from.")] = False,
+) -> None:
+    """Every setting of the running daemon."""
+    with cli.client() as client:
+        found = client.call("GET", "/v1/config", models.ConfigReport)
+
+    def show(out: "Output") -> None:
+        columns = ["KEY", "VALUE", *(["ORIGIN"] if origin else [])]
+        out.table(
+            columns,
+            (
+                (entry.key, _value(entry.value), *([entry.origin] if origin else []))
+                for entry in found.entries
+            ),
+        )
+
+    cli.done(found, show)
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+command(config, "show")(show_config)

@@ -1,0 +1,281 @@
+"""model ls|show|pull|import|export|pin|unpin|rm, and gc, scrub, job: what lies on the disk."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synapsed.cli.common import SLOW_S, Cli, command
+from synapsed.cli.names import model_cid
+from synapsed.control import models
+
+if TYPE_CHECKING:
+    from synapsed.cli.output import Output
+
+model = typer.Typer(help="Models: import, pull, export, pin.", no_args_is_help=True)
+job = typer.Typer(help="Long work under way.", no_args_is_help=True)
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A CID, its beginning, or a name.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.add_typer(model, name="model")
+    command(app, "gc")(gc)
+    command(app, "scrub")(scrub)
+    app.add_typer(job, name="job")
+
+
+@command(model, "ls")
+def ls(cli: Cli) -> None:
+    """Models whose manifest is here."""
+    with cli.client() as client:
+        found = client.call("GET", "/v1/models", models.Models)
+    cli.done(found, lambda out: _list(out, found.models))
+
+
+def _list(out: "Output", found: list[models.ModelInfo]) -> None:
+    from synapsed.cli.output import share, short_cid, size  # noqa: PLC0415
+
+    columns = ("MODEL", "NAME", "SIZE>", "HELD>", "EXPERTS>", "PINNED")
+    rows = (
+        (
+            short_cid(each.cid),
+            each.name,
+            size(each.size),
+            share(each.held, each.size),
+            str(each.experts),
+            "yes" if each.pinned else "no",
+        )
+        for each in found
+    )
+    out.table(columns, rows, empty="no models")
+
+
+@command(model, "show")
+def show(cli: Cli, name: ModelName) -> None:
+    """One model: its files, experts and holders."""
+    with cli.client() as client:
+        cid = model_cid(client, name)
+        found = client.call("GET", f"/v1/models/{cid}", models.ModelDetail)
+    cli.done(found, lambda out: _detail(out, found))
+
+
+def _detail(out: "Output", found: models.ModelDetail) -> None:
+    from synapsed.cli.output import share, short_cid, short_peer, size  # noqa: PLC0415
+
+    info = found.model
+    out.pairs(
+        [
+            ("name", info.name),
+            ("cid", info.cid),
+            ("size", size(info.size)),
+            ("held", share(info.held, info.size)),
+            ("pinned", "yes" if info.pinned else "no"),
+            ("tiles", f"{found.tiles}, {found.under_replicated} with too few holders"),
+        ]
+    )
+    out.line("")
+    out.table(
+        ("FILE", "LAYOUT", "SIZE>", "HELD>"),
+        ((f.path, f.layout, size(f.size), share(f.held, f.size)) for f in found.file_list),
+    )
+    if found.expert_list:
+        out.line("")
+        out.table(
+            ("EXPERT", "CID", "TENSORS>", "SIZE>"),
+            ((e.name, short_cid(e.cid), str(e.tensors), size(e.size)) for e in found.expert_list),
+        )
+    out.line("")
+    out.table(
+        ("HOLDER", "TILES>", "PROVEN"),
+        (
+            (
+                "this daemon" if each.own else short_peer(each.peer_id),
+                str(each.tiles),
+                "yes" if each.proven else "no",
+            )
+            for each in found.holders
+        ),
+        empty="nobody announces it",
+    )
+
+
+@command(model, "import")
+def import_(
+    cli: Cli,
+    path: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="A Hugging Face model.")],
+    name: Annotated[str | None, typer.Option(help="Its name; else the folder's.")] = None,
+) -> None:
+    """Take a model into the store, pin it and announce it."""
+    asked = models.ImportRequest(path=str(path.absolute()), name=name)
+    with cli.client() as client, cli.out.progress(f"import {path.name}") as watch:
+        found = client.work("/v1/models/import", models.ImportResult, asked, watch)
+
+    def say(out: "Output") -> None:
+        from synapsed.cli.output import size  # noqa: PLC0415
+
+        out.pairs(
+            [
+                ("imported", found.name),
+                ("cid", found.cid),
+                ("size", f"{size(found.size)} in {found.files} files"),
+                ("experts", str(found.experts)),
+            ]
+        )
+
+    cli.done(found, say)
+
+
+@command(model, "pull")
+def pull(
+    cli: Cli,
+    name: ModelName,
+    expert: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this one.")] = None,
+    tensor: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this one.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on without this command.")] = False,
+) -> None:
+    """Fetch a model, or some of its experts or tensors (repeat the options)."""
+    asked = models.PullRequest(experts=expert or [], tensors=tensor or [])
+    with cli.client() as client:
+        cid = model_cid(client, name, announced=True)
+        path = f"/v1/models/{cid}/pull"
+        if detach:
+            job_started = client.call("POST", path, models.JobStarted, asked, detach=True)
+            cli.done(job_started, lambda out: out.line(f"job {job_started.job}"))
+            return
+        with cli.out.progress(f"pull {name}") as watch:
+            found = client.work(path, models.PullResult, asked, watch)
+    cli.done(found, lambda out: _pulled(out, found))
+
+
+def _pulled(out: "Output", found: models.PullResult) -> None:
+    from synapsed.cli.output import rate, short_peer, size  # noqa: PLC0415
+
+    speed = rate(found.fetched / found.seconds) if found.seconds and found.fetched else "-"
+    out.pairs(
+        [
+            ("pulled", found.name),
+            ("cid", found.cid),
+            ("size", size(found.size)),
+            ("fetched", f"{size(found.fetched)} in {found.seconds:.1f} s, {speed}"),
+        ]
+    )
+    if found.sources:
+        out.line("")
+        out.table(
+            ("SOURCE", "BYTES>", "SUB-TILES>", "FAULTS"),
+            (
+                (short_peer(s.peer_id), size(s.bytes), str(s.subtiles), ", ".join(s.faults) or "-")
+                for s in found.sources
+            ),
+        )
+
+
+@command(model, "export")
+def export(
+    cli: Cli,
+    name: ModelName,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty.")],
+) -> None:
+    """Write a model's files, byte for byte as they were imported."""
+    asked = models.ExportRequest(path=str(folder.absolute()))
+    with cli.client() as client:
+        cid = model_cid(client, name)
+        with cli.out.progress(f"export {name}") as watch:
+            found = client.work(f"/v1/models/{cid}/export", models.ExportResult, asked, watch)
+    cli.done(found, lambda out: out.line(f"wrote {found.files} files to {found.path}"))
+
+
+@command(model, "pin")
+def pin(cli: Cli, name: ModelName) -> None:
+    """Keep a model through gc."""
+    _set_pin(cli, name, "pin")
+
+
+@command(model, "unpin")
+def unpin(cli: Cli, name: ModelName) -> None:
+    """Let gc take a model."""
+    _set_pin(cli, name, "unpin")
+
+
+def _set_pin(cli: Cli, name: str, verb: str) -> None:
+    with cli.client() as client:
+        cid = model_cid(client, name)
+        found = client.call("POST", f"/v1/models/{cid}/{verb}", models.ModelInfo)
+    cli.done(found, lambda out: out.line(f"{verb}ned {found.name} {found.cid}"))
+
+
+@command(model, "rm")
+def rm(cli: Cli, name: ModelName) -> None:
+    """Forget a model and withdraw its announcement."""
+    with cli.client(SLOW_S) as client:
+        cid = model_cid(client, name)
+        found = client.call("DELETE", f"/v1/models/{cid}", models.Removed)
+
+    def say(out: "Output") -> None:
+        from synapsed.cli.output import size  # noqa: PLC0415
+
+        out.line(f"removed {found.cid}, freed {size(found.freed)}")
+
+    cli.done(found, say)
+
+
+def gc(cli: Cli) -> None:
+    """Delete what nothing pinned reaches."""
+    with cli.client(SLOW_S) as client:
+        found = client.call("POST", "/v1/gc", models.GcResult)
+
+    def say(out: "Output") -> None:
+        from synapsed.cli.output import size  # noqa: PLC0415
+
+        out.line(f"deleted {found.files} files and {found.blocks} blocks, {size(found.freed)}")
+
+    cli.done(found, say)
+
+
+def scrub(cli: Cli) -> None:
+    """Read and verify every byte that is held."""
+    with cli.client() as client, cli.out.progress("scrub") as watch:
+        found = client.work("/v1/scrub", models.ScrubResult, None, watch)
+
+    def say(out: "Output") -> None:
+        from synapsed.cli.output import size  # noqa: PLC0415
+
+        out.line(f"{found.subtiles} sub-tiles, {size(found.bytes)}, in {found.seconds:.1f} s")
+        if found.bad:
+            out.verdict("fail", f"{found.bad} were bad and are fetched again")
+
+    cli.done(found, say)
+
+
+@command(job, "ls")
+def jobs(cli: Cli) -> None:
+    """Long work under way."""
+    with cli.client() as client:
+        found = client.call("GET", "/v1/jobs", models.Jobs)
+
+    def say(out: "Output") -> None:
+        from synapsed.cli.output import share, since  # noqa: PLC0415
+
+        rows = (
+            (
+                str(each.id),
+                each.kind,
+                each.subject,
+                "-" if each.progress is None else share(each.progress.done, each.progress.total),
+                since(each.started),
+            )
+            for each in found.jobs
+        )
+        out.table(("JOB>", "KIND", "OF", "DONE>", "FOR>"), rows, empty="no jobs")
+
+    cli.done(found, say)
+
+
+@command(job, "cancel")
+def cancel(cli: Cli, number: Annotated[int, typer.Argument(metavar="JOB", min=1)]) -> None:
+    """Cancel a job. What has arrived is kept."""
+    with cli.client() as client:
+        found = client.call("DELETE", f"/v1/jobs/{number}", models.JobInfo)
+    cli.done(found, lambda out: out.line(f"cancelled job {found.id}"))

@@ -1,0 +1,66 @@
+"""Short names: every command takes a CID, a peer id, their beginnings, or a model's name."""
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from protocols.errors import SynapseError
+from synapsed.control.models import CID_PATTERN, Announcements, Models, Peers
+
+if TYPE_CHECKING:
+    from synapsed.control.client import Client
+
+MIN_PREFIX = 4
+"""Characters of an id that may stand for it: fewer are too easily a slip."""
+
+
+class NoSuchNameError(SynapseError):
+    """A short name that stands for nothing, or for several things."""
+
+    code: ClassVar[str] = "no-such-name"
+
+
+def model_cid(client: "Client", text: str, *, announced: bool = False) -> str:
+    """The CID that `text` stands for, among held models and, at will, announced ones."""
+    if re.fullmatch(CID_PATTERN, text):
+        return text
+    held = client.call("GET", "/v1/models", Models).models
+    by_name = {model.cid for model in held if model.name == text}
+    if len(by_name) == 1:
+        return by_name.pop()
+    known = {model.cid for model in held}
+    if announced:
+        catalog = client.call("GET", "/v1/announcements", Announcements).announcements
+        known |= {entry.subject for entry in catalog}
+    return _one(text, known | by_name, by_name, "model", "synapsectl model ls lists them")
+
+
+def announcement_id(client: "Client", text: str) -> str:
+    """The id of the announcement that `text` stands for."""
+    if re.fullmatch(CID_PATTERN, text):
+        return text
+    catalog = client.call("GET", "/v1/announcements", Announcements).announcements
+    known = {entry.id for entry in catalog}
+    return _one(text, known, (), "announcement", "synapsectl announcements lists them")
+
+
+def peer_id(client: "Client", text: str) -> str:
+    """The peer id that `text` stands for, among connected and live peers."""
+    if len(text) > 50:
+        return text
+    known = {peer.peer_id for peer in client.call("GET", "/v1/peers", Peers, which="all").peers}
+    return _one(text, known, (), "peer", "synapsectl peers --all lists them")
+
+
+def _one(text: str, known: Iterable[str], named: Iterable[str], what: str, remedy: str) -> str:
+    """The only id in `known` that begins with `text`; several in `named` go by that name."""
+    found = set(named)
+    if len(text) >= MIN_PREFIX:
+        found |= {each for each in known if each.startswith(text)}
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise NoSuchNameError(
+            f"{text!r} stands for {len(found)} {what}s", remedy="give more of its id"
+        )
+    raise NoSuchNameError(f"no {what} here is called {text!r}", remedy=remedy)

@@ -1,0 +1,258 @@
+"""The daemon's configuration: what may be set, and what it is unless set.
+
+The descriptions here are the comments of the file that `synapsed init` writes; `configload.py`
+reads that file and the environment into these structs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from synapsed.addresses import Address, IpText
+from synapsed.paths import MAX_SOCKET_PATH
+from synapsed.quantities import Rate, Seconds, Size
+
+
+class NetConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How this daemon meets others."""
+
+    listen: Annotated[
+        tuple[Address, ...],
+        Meta(
+            max_length=16,
+            description="Where to listen. Forward this port in the router to be reached from "
+            "outside; 0 lets the system choose one.",
+        ),
+    ] = (Address("/ip4/0.0.0.0/tcp/4817"),)
+    announce: Annotated[
+        tuple[Address, ...],
+        Meta(
+            max_length=16,
+            description="What to tell others instead of where we listen: for a forwarded port or "
+            "a name. Empty: the addresses that we listen on.",
+        ),
+    ] = ()
+    bootstrap: Annotated[
+        tuple[Address, ...],
+        Meta(
+            max_length=64,
+            description="Peers to dial first, each with its /p2p/PEER-ID. Without any, mDNS and "
+            "the peers remembered from last time must do.",
+        ),
+    ] = ()
+    mdns: Annotated[bool, Meta(description="Find peers on the local network, and be found.")] = True
+    dht: Annotated[bool, Meta(description="Find peers through the Kademlia table.")] = True
+    target_peers: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="Live peers to keep. Gossip keeps a mesh of 6 (gossipsub's D); two more "
+            "give it a choice.",
+        ),
+    ] = 8
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=4096,
+            description="Connections in all. A home router's table and 1 MB of buffers for each "
+            "connection are what this spares.",
+        ),
+    ] = 64
+    dial_from: Annotated[
+        IpText,
+        Meta(description="Source address of outgoing connections. Empty: the system's choice."),
+    ] = IpText("")
+
+
+class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept on disk."""
+
+    quota: Annotated[
+        Size,
+        Meta(
+            description="Disk for models. Checked before each write; a warning comes at 90 %. "
+            "50 GiB hold a small mixture of experts and leave a home disk alone."
+        ),
+    ] = Size(50 << 30)
+
+
+class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What others may cost. `synapsectl limits` changes these while the daemon runs."""
+
+    upload: Annotated[
+        Rate,
+        Meta(
+            description="Model bytes sent, all peers together; 0 is unlimited. 20 Mbit/s are half "
+            "of a common home uplink, so that calls and games go on."
+        ),
+    ] = Rate(20_000_000 // 8)
+    max_pulls: Annotated[
+        int,
+        Meta(ge=1, le=64, description="Models pulled at a time; more wait their turn."),
+    ] = 2
+
+
+class LivenessConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Heartbeats."""
+
+    interval: Annotated[
+        Seconds,
+        Meta(
+            description="Between two heartbeats of ours, 0.1 s to 10 min. A peer counts as gone "
+            "after four missed ones. Large networks stretch it by themselves."
+        ),
+    ] = Seconds(5)
+
+
+class ReplicationConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Keeping models alive together."""
+
+    copies: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Live, proven holders that each tile should have. Three is the least at "
+            "which one may die while another is busy.",
+        ),
+    ] = 3
+    hold: Annotated[
+        bool, Meta(description="Hold tiles that others announce too few of, within the quota.")
+    ] = True
+    repair: Annotated[
+        bool, Meta(description="Fetch under-replicated tiles with nobody asking.")
+    ] = True
+    probe_interval: Annotated[
+        Seconds,
+        Meta(
+            description="Between two random sub-tile probes of one holder, 1 s to 1 day. A probe "
+            "costs 256 KiB: at 60 s and 50 holders that is 1.7 Mbit/s."
+        ),
+    ] = Seconds(60)
+
+
+class ControlConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The control socket."""
+
+    socket: Annotated[
+        str,
+        Meta(
+            max_length=MAX_SOCKET_PATH,
+            description="Path of the Unix socket; relative ones start at the home folder. "
+            "Empty: the usual place (`synapsectl` finds that by itself).",
+        ),
+    ] = ""
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written to stderr."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged.")
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "text", "json"],
+        Meta(description="auto: text on a terminal, JSON lines elsewhere."),
+    ] = "auto"
+
+
+Profile = Literal["home", "server", "lab"]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set."""
+
+    network: Annotated[
+        str,
+        Meta(
+            pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$",
+            description="The network's id. Daemons of different networks refuse each other in the "
+            "handshake.",
+        ),
+    ] = "main"
+    profile: Annotated[
+        Profile,
+        Meta(
+            description="home: limits that a family does not notice. server: a machine in a rack. "
+            "lab: many daemons on one machine."
+        ),
+    ] = "home"
+    net: NetConfig = NetConfig()
+    store: StoreConfig = StoreConfig()
+    limits: LimitsConfig = LimitsConfig()
+    liveness: LivenessConfig = LivenessConfig()
+    replication: ReplicationConfig = ReplicationConfig()
+    control: ControlConfig = ControlConfig()
+    log: LogConfig = LogConfig()
+
+
+# `home` is the defaults themselves, so that nothing can forget it.
+PROFILES: dict[str, dict[str, Any]] = {
+    "home": {},
+    # A rack has bandwidth and disk to give, and nobody plays games on it.
+    "server": {
+        "net.target_peers": 16,
+        "net.max_connections": 512,
+        "net.mdns": False,
+        "store.quota": Size(1 << 40),
+        "limits.upload": Rate(0),
+        "limits.max_pulls": 8,
+    },
+    # Hundreds on one machine: quiet, quick, small, and only on loopback.
+    "lab": {
+        "net.listen": (Address("/ip4/127.0.0.1/tcp/0"),),
+        "net.mdns": False,
+        "net.dht": False,
+        "store.quota": Size(4 << 30),
+        "limits.upload": Rate(0),
+        "limits.max_pulls": 8,
+        "replication.probe_interval": Seconds(10),
+    },
+}
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A checked configuration, and where each key came from.
+
+    `origins` maps every dotted key to `default`, `profile NAME`, `FILE:LINE` or `env NAME`.
+    """
+
+    config: Config
+    origins: dict[str, str]
+    path: Path | None = None
+
+    def rows(self) -> list[tuple[str, Any, str]]:
+        """(key, JSON-able value as people write it, origin) of every key."""
+        return [(key, plain(value_at(self.config, key)), self.origins[key]) for key, _ in schema()]
+
+
+def value_at(config: Config, key: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def plain(value: Any) -> Any:
+    """`value` as it would stand in the file: text for quantities, lists for tuples."""
+    if isinstance(value, Size | Rate | Seconds):
+        return value.text()
+    if isinstance(value, tuple):
+        return [plain(part) for part in value]
+    return str(value) if isinstance(value, str) else value
+
+
+def schema() -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
+    """Every dotted key with its type, description and default, in the file's order."""
+    for field in msgspec.structs.fields(Config):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            for inner in msgspec.structs.fields(field.type):
+                yield f"{field.name}.{inner.name}", inner
+        else:
+            yield field.name, field

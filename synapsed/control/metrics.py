@@ -1,0 +1,108 @@
+"""Prometheus text of the node's counters. The metrics are listed in docs/cli.md.
+
+Everything is read when asked for: the node counts in plain integers and knows no Prometheus.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from synapsed.control.meters import MessageMeter
+from synapsed.control.models import Counters
+from synapsed.process_metrics import ProcessReading
+
+Values = Mapping[Any, float]
+"""By the tuple of the labels' values; mypy's tuples of a length are no keys of any length."""
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class _NodeCollector(Collector):
+    """One reading of the node, as metric families."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        meter: MessageMeter,
+        events: Mapping[str, int],
+        usage: ProcessReading,
+    ) -> None:
+        self._counters, self._meter, self._events, self._usage = counters, meter, events, usage
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._traffic()
+        yield from self._swarm()
+        yield from self._process()
+
+    def _traffic(self) -> Iterator[Metric]:
+        seen, counters = self._meter.totals, self._counters
+        yield _counter("messages", "Messages, by direction and kind.", ("direction", "kind"), seen)
+        yield _gauge("messages_per_second", "Over the last 10 s.", self._meter.rate())
+        traffic = {("in",): counters.bytes_received, ("out",): counters.bytes_sent}
+        yield _counter("network_bytes", "Bytes, by direction.", ("direction",), traffic)
+        yield _counter("events", "Events, by kind.", ("kind",), _single(self._events))
+
+    def _swarm(self) -> Iterator[Metric]:
+        counters = self._counters
+        peers = {("in",): counters.connected_in, ("out",): counters.connected_out}
+        yield _gauges("peers", "Connected peers, by who dialled.", ("direction",), peers)
+        yield _gauge("live_daemons", "Daemons whose heartbeat is in force.", counters.live)
+        catalog = _single(counters.catalog)
+        yield _gauges("catalog", "Live announcements, by kind.", ("kind",), catalog)
+        yield _gauge("store_bytes", "Disk that the store takes.", counters.store.used)
+        yield _gauge("store_quota_bytes", "Disk that it may take.", counters.store.quota)
+        yield _gauge("pulls_active", "Pulls under way.", counters.pulls_active)
+        pulls = {("done",): counters.pulls_done, ("failed",): counters.pulls_failed}
+        yield _counter("pulls", "Pulls that ended, by outcome.", ("outcome",), pulls)
+        faults = _single(counters.faults)
+        yield _counter("peer_faults", "Faults of peers, by name.", ("fault",), faults)
+
+    def _process(self) -> Iterator[Metric]:
+        usage, lag = self._usage, self._counters.loop_lag_ms
+        yield _counter("cpu_seconds", "CPU time of the daemon.", (), {(): usage.cpu_seconds})
+        yield _gauge("cpu_share", "Share of one core, lately.", usage.cpu_share)
+        yield _gauge("resident_bytes", "Resident memory.", usage.rss)
+        yield _gauge("threads", "Threads.", usage.threads)
+        yield _gauge("open_files", "Open file descriptors.", usage.open_files)
+        if usage.cgroup is not None and usage.cgroup.memory is not None:
+            yield _gauge("cgroup_memory_bytes", "Memory of its cgroup.", usage.cgroup.memory)
+        if usage.cgroup is not None and usage.cgroup.cpu_seconds is not None:
+            spent = {(): usage.cgroup.cpu_seconds}
+            yield _counter("cgroup_cpu_seconds", "CPU time of its cgroup.", (), spent)
+        lags = {(name,): value / 1e3 for name, value in lag.items()}
+        yield _gauges("loop_lag_seconds", "Passes of the event loop.", ("quantile",), lags)
+
+
+def exposition(
+    counters: Counters, meter: MessageMeter, events: Mapping[str, int], usage: ProcessReading
+) -> bytes:
+    """The text that Prometheus reads."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_NodeCollector(counters, meter, events, usage))
+    text: bytes = generate_latest(registry)
+    return text
+
+
+def _single(values: Mapping[str, int]) -> dict[tuple[str, ...], int]:
+    return {(name,): value for name, value in values.items()}
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], values: Values) -> Metric:
+    family = CounterMetricFamily(f"synapsed_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _gauges(name: str, text: str, labels: tuple[str, ...], values: Values) -> Metric:
+    family = GaugeMetricFamily(f"synapsed_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return _gauges(name, text, (), {(): value})

@@ -1,0 +1,457 @@
+"""Every path of the control socket: what the CLI does, in the same words.
+
+A handler parses ids, calls the node, and answers with one struct. Errors travel as typed
+exceptions and become JSON in one place, `_typed`.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import trio
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import Path as InPath
+from fastapi.exceptions import RequestValidationError
+from starlette import status
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from protocols.cid import parse_cid
+from protocols.errors import MalformedError, SynapseError
+from protocols.peerid import parse_peer_id
+from synapsed.control import metrics, models, schema
+from synapsed.control.api import NodeApi
+from synapsed.control.gate import problem_response
+from synapsed.control.jobs import JobBoard
+from synapsed.control.models import CID_PATTERN, Problem
+from synapsed.control.problems import (
+    InvalidError,
+    TimedOutError,
+    UnknownError,
+    first_typed,
+    http_problem,
+)
+from synapsed.control.schema import LONG_WORK, route
+from synapsed.control.streams import EventStream, JobStream
+from synapsed.events import Event
+from synapsed.process_metrics import ProcessMeter
+
+BRIEF_S = 20.0
+"""For what should take milliseconds; a ping that must dial first has 10 s of its own."""
+
+SLOW_S = 600.0
+"""For gc, doctor and what else may walk a large store on a slow disk."""
+
+CidText = Annotated[str, InPath(pattern=CID_PATTERN, description="A content id.")]
+
+
+def build_app(node: NodeApi, jobs: JobBoard, usage: ProcessMeter, recent: deque[Event]) -> FastAPI:
+    """The ASGI application over a node."""
+    app = FastAPI(
+        title="synapsed control socket",
+        version="1",
+        description="The daemon's own interface, for its owner. Every error is a Problem.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # OpenTelemetry would add a span to each request, and could export by an environment
+        # variable: this socket tells nobody but its client.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.openapi = lambda: schema.document(app)  # type: ignore[method-assign]
+    app.add_exception_handler(SynapseError, _typed)
+    app.add_exception_handler(ExceptionGroup, _typed)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _defect)
+    app.include_router(_daemon(node, jobs, usage))
+    app.include_router(_events(node, recent))
+    app.include_router(_peers(node))
+    app.include_router(_announcements(node))
+    app.include_router(_models(node))
+    app.include_router(_long_work(node, jobs))
+    app.include_router(_store(node, jobs))
+    return app
+
+
+# -- requests and replies -------------------------------------------------------------------
+
+
+def reply(value: object, status: int = 200) -> Response:
+    """`value` as JSON."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """TimedOutError where the block takes longer."""
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise TimedOutError(
+            f"no answer within {seconds:g} s", remedy="is the disk or the peer stuck? try again"
+        )
+
+
+async def _body(request: Request, kind: Any, *, absent: bytes = b"") -> Any:
+    """The request's body as `kind`: MalformedError if it is not JSON, InvalidError if it differs.
+
+    `absent` stands for a body that is empty.
+    """
+    data = await request.body() or absent
+    if not data:
+        raise MalformedError("this request needs a JSON body", remedy="/openapi.json has its shape")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidError(
+            f"the request's body: {error}", remedy="/openapi.json has its shape"
+        ) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise MalformedError(f"the request's body is not JSON: {error}") from error
+
+
+async def _path(text: str, *, to_write: bool = False) -> Path:
+    """An absolute path of what is there, or `to_write` in a folder that is. UnknownError."""
+    path = Path(text)
+    try:
+        await trio.Path(path.parent if to_write else path).stat()
+        with suppress(FileNotFoundError):
+            await trio.Path(path).stat()  # a name that no file system takes
+    except OSError as error:
+        raise UnknownError(
+            f"{text[:500]}: {error.strerror}",
+            remedy="give an absolute path on the daemon's machine that its user can reach",
+        ) from error
+    return path
+
+
+def _peer(text: str) -> bytes:
+    """The peer id in `text`. UnknownError: what is no id is no peer either."""
+    try:
+        return parse_peer_id(text)
+    except MalformedError as error:
+        raise UnknownError(error.message, remedy="synapsectl peers --all lists them") from error
+
+
+async def _typed(_request: Request, error: Exception) -> Response:
+    typed = first_typed(error)
+    if typed is None:
+        raise error
+    return problem_response(typed)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if request.method not in schema.methods_of(request.app, request.url.path):
+        # GET /v1/models/import is not the model `import`: that path takes POST alone.
+        return await _http(request, HTTPException(status.HTTP_405_METHOD_NOT_ALLOWED))
+    where = " ".join(str(part) for part in first["loc"])
+    problem = Problem(error="invalid", message=f"{where}: {first['msg']}", status=422)
+    return reply(problem, problem.status)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    answer = reply(http_problem(error.status_code, str(error.detail)), error.status_code)
+    if error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED:
+        # Starlette's own names the methods of one route only, and a path may have two.
+        answer.headers["allow"] = ", ".join(schema.methods_of(request.app, request.url.path))
+    return answer
+
+
+async def _defect(_request: Request, error: Exception) -> Response:
+    problem = Problem(
+        error="defect",
+        message=f"a defect of the daemon: {type(error).__name__}",
+        remedy="the daemon's log has the details; please report them",
+    )
+    return reply(problem, problem.status)
+
+
+# -- the daemon -----------------------------------------------------------------------------
+
+
+def _daemon(node: NodeApi, jobs: JobBoard, usage: ProcessMeter) -> APIRouter:
+    router = APIRouter(tags=["daemon"])
+
+    @router.get("/v1/status", **route(models.Status))
+    async def glance() -> Response:
+        """The daemon at a glance."""
+        with within(BRIEF_S):
+            found = await node.status()
+        found.process = usage.read()
+        found.jobs = jobs.list()
+        return reply(found)
+
+    @router.get("/v1/limits", **route(models.Limits))
+    async def limits() -> Response:
+        """The limits in force."""
+        with within(BRIEF_S):
+            return reply(await node.limits())
+
+    @router.put("/v1/limits", **route(models.Limits, body=models.LimitsRequest))
+    async def set_limits(request: Request) -> Response:
+        """Change limits until the restart."""
+        change = await _body(request, models.LimitsRequest)
+        with within(BRIEF_S):
+            return reply(await node.set_limits(change))
+
+    @router.post("/v1/pause", **route(models.Paused))
+    async def pause() -> Response:
+        """Move no model bytes, either way, until resumed."""
+        with within(BRIEF_S):
+            await node.pause()
+        return reply(models.Paused(paused=True))
+
+    @router.post("/v1/resume", **route(models.Paused))
+    async def resume() -> Response:
+        """Move again."""
+        with within(BRIEF_S):
+            await node.resume()
+        return reply(models.Paused(paused=False))
+
+    @router.get("/v1/doctor", **route(models.DoctorReport))
+    async def doctor() -> Response:
+        """Check this daemon and its machine."""
+        with within(SLOW_S):
+            return reply(await node.doctor())
+
+    @router.get("/v1/config", **route(models.ConfigReport))
+    async def config() -> Response:
+        """Every setting and where it came from."""
+        with within(BRIEF_S):
+            return reply(await node.config())
+
+    @router.get("/v1/metrics", **route(None))
+    @router.get("/metrics", include_in_schema=False)
+    async def prometheus() -> Response:
+        """Counters and gauges for Prometheus."""
+        text = metrics.exposition(node.counters(), node.meter, node.bus.counts, usage.read())
+        return Response(text, media_type=metrics.CONTENT_TYPE)
+
+    return router
+
+
+def _events(node: NodeApi, recent: deque[Event]) -> APIRouter:
+    router = APIRouter(tags=["events"])
+    prefix = Query(max_length=100, description="Only kinds that begin so.")
+
+    @router.get("/v1/events", **route(None, stream=True))
+    async def follow(kind: Annotated[str, prefix] = "") -> Response:
+        """Events from now on."""
+        return EventStream(node.bus, kind)
+
+    @router.get("/v1/events/recent", **route(models.Events))
+    async def last(kind: Annotated[str, prefix] = "") -> Response:
+        """The newest events, oldest of them first."""
+        chosen = [event for event in recent if event.kind.startswith(kind)]
+        return reply(models.Events([models.EventInfo(e.at, e.kind, e.fields) for e in chosen]))
+
+    return router
+
+
+# -- peers and announcements ----------------------------------------------------------------
+
+
+def _peers(node: NodeApi) -> APIRouter:
+    router = APIRouter(tags=["peers"])
+
+    @router.get("/v1/peers", **route(models.Peers))
+    async def peers(which: models.Which = "connected") -> Response:
+        """Peers connected, alive by their heartbeat, or either."""
+        with within(BRIEF_S):
+            return reply(models.Peers(peers=await node.peers(which)))
+
+    @router.post(
+        "/v1/ping", **route(models.Pong, body=models.PeerRequest, fails=(403, 404, 502, 503))
+    )
+    async def ping(request: Request) -> Response:
+        """One round trip to a peer."""
+        asked = await _body(request, models.PeerRequest)
+        with within(BRIEF_S):
+            return reply(await node.ping(_peer(asked.peer_id)))
+
+    @router.post(
+        "/v1/peers/connect",
+        **route(models.PeerInfo, body=models.ConnectRequest, fails=(403, 404, 409, 502, 503)),
+    )
+    async def connect(request: Request) -> Response:
+        """Dial an address."""
+        asked = await _body(request, models.ConnectRequest)
+        with within(BRIEF_S):
+            return reply(await node.connect(asked.addr))
+
+    return router
+
+
+def _announcements(node: NodeApi) -> APIRouter:
+    router = APIRouter(tags=["announcements"])
+
+    @router.get("/v1/announcements", **route(models.Announcements, fails=(400,)))
+    async def announcements(
+        kind: models.Kind | None = None,
+        subject: Annotated[str | None, Query(pattern=CID_PATTERN)] = None,
+    ) -> Response:
+        """The live catalog, newest first."""
+        cid = parse_cid(subject) if subject is not None else None
+        with within(BRIEF_S):
+            return reply(models.Announcements(announcements=await node.announcements(kind, cid)))
+
+    @router.post(
+        "/v1/announcements",
+        **route(
+            models.AnnouncementInfo,
+            body=models.Draft,
+            status=201,
+            fails=(403, 404, 409, 502, 503, 507),
+        ),
+    )
+    async def publish(request: Request) -> Response:
+        """Store a manifest and announce it."""
+        draft: models.Draft = await _body(request, models.Draft)
+        if not isinstance(draft, models.ProposalDraft):
+            await _path(draft.file)
+        with within(SLOW_S):
+            return reply(await node.publish(draft), 201)
+
+    @router.delete(
+        "/v1/announcements/{cid}", **route(models.AnnouncementInfo, fails=(400, 403, 404))
+    )
+    async def withdraw(cid: CidText) -> Response:
+        """Take back an announcement of ours."""
+        with within(BRIEF_S):
+            return reply(await node.withdraw(parse_cid(cid)))
+
+    return router
+
+
+# -- models and the store -------------------------------------------------------------------
+
+
+def _models(node: NodeApi) -> APIRouter:
+    router = APIRouter(tags=["models"])
+    one: Any = {"fails": (400, 404, 409)}
+
+    @router.get("/v1/models", **route(models.Models))
+    async def held() -> Response:
+        """Models whose manifest is here."""
+        with within(BRIEF_S):
+            return reply(models.Models(models=await node.models()))
+
+    @router.get("/v1/models/{cid}", **route(models.ModelDetail, **one))
+    async def show(cid: CidText) -> Response:
+        """One model: files, experts, holders."""
+        with within(BRIEF_S):
+            return reply(await node.model(parse_cid(cid)))
+
+    @router.delete("/v1/models/{cid}", **route(models.Removed, **one))
+    async def remove(cid: CidText) -> Response:
+        """Forget a model and withdraw its announcement."""
+        with within(SLOW_S):
+            return reply(await node.remove(parse_cid(cid)))
+
+    @router.post("/v1/models/{cid}/pin", **route(models.ModelInfo, **one))
+    async def pin(cid: CidText) -> Response:
+        """Keep it through gc."""
+        with within(BRIEF_S):
+            return reply(await node.pin(parse_cid(cid)))
+
+    @router.post("/v1/models/{cid}/unpin", **route(models.ModelInfo, **one))
+    async def unpin(cid: CidText) -> Response:
+        """Let gc take it."""
+        with within(BRIEF_S):
+            return reply(await node.unpin(parse_cid(cid)))
+
+    return router
+
+
+def _long_work(node: NodeApi, jobs: JobBoard) -> APIRouter:
+    router = APIRouter(tags=["models"])
+
+    @router.post(
+        "/v1/models/import",
+        **route(models.ImportResult, body=models.ImportRequest, stream=True, fails=LONG_WORK),
+    )
+    async def import_model(request: Request) -> Response:
+        """Take a folder or file into the store. Cancelled when the client goes away."""
+        asked = await _body(request, models.ImportRequest)
+        path = await _path(asked.path)
+        return JobStream(
+            lambda: jobs.start(
+                "import", asked.path, asked.name, lambda r: node.import_model(path, asked.name, r)
+            )
+        )
+
+    pulling: Any = route(
+        models.PullResult,
+        body=models.PullRequest,
+        body_required=False,
+        stream=True,
+        fails=LONG_WORK,
+    )
+    pulling["responses"][202] = schema.answer(models.JobStarted)
+
+    @router.post("/v1/models/{cid}/pull", **pulling)
+    async def pull(request: Request, cid: CidText, detach: bool = False) -> Response:
+        """Fetch a model, or parts of it. With `detach` it goes on when the client has gone."""
+        asked = await _body(request, models.PullRequest, absent=b"{}")
+        wanted = parse_cid(cid)
+        parts = (tuple(asked.experts), tuple(asked.tensors))
+
+        def start() -> Any:
+            return jobs.start(
+                "pull",
+                cid,
+                parts,
+                lambda report: node.pull(wanted, asked.experts, asked.tensors, report),
+                detached=detach,
+            )
+
+        return reply(models.JobStarted(job=start().number), 202) if detach else JobStream(start)
+
+    @router.post(
+        "/v1/models/{cid}/export",
+        **route(models.ExportResult, body=models.ExportRequest, stream=True, fails=LONG_WORK),
+    )
+    async def export(request: Request, cid: CidText) -> Response:
+        """Write a model's files into a new or empty folder."""
+        asked = await _body(request, models.ExportRequest)
+        wanted = parse_cid(cid)
+        path = await _path(asked.path, to_write=True)
+        return JobStream(
+            lambda: jobs.start("export", cid, asked.path, lambda r: node.export(wanted, path, r))
+        )
+
+    return router
+
+
+def _store(node: NodeApi, jobs: JobBoard) -> APIRouter:
+    router = APIRouter(tags=["store"])
+
+    @router.post("/v1/gc", **route(models.GcResult, fails=(409,)))
+    async def gc() -> Response:
+        """Delete what nothing pinned reaches."""
+        with within(SLOW_S):
+            return reply(await node.gc())
+
+    @router.post("/v1/scrub", **route(models.ScrubResult, stream=True, fails=(409, 503)))
+    async def scrub() -> Response:
+        """Verify every byte that is held."""
+        return JobStream(lambda: jobs.start("scrub", "the store", None, node.scrub))
+
+    @router.get("/v1/jobs", **route(models.Jobs))
+    async def under_way() -> Response:
+        """Long work under way."""
+        return reply(models.Jobs(jobs=jobs.list()))
+
+    @router.delete("/v1/jobs/{job}", **route(models.JobInfo, fails=(404,)))
+    async def cancel(job: Annotated[int, InPath(ge=1, le=1 << 53)]) -> Response:
+        """Cancel one. What has arrived is kept."""
+        return reply(jobs.cancel(job))
+
+    return router

@@ -1,0 +1,228 @@
+"""One node: its parts put together, and run until it is told to stop.
+
+    store ── catalog ─┐            gossip, reconciliation
+      │      liveness ├── net      heartbeats
+      │      puller ──┘            streams of blocks, both ways
+      └───── shards, replicator    what we announce, and what is repaired
+
+Read next: driver.py for how a protocol's machine is carried out, parts.py for the list of parts,
+overview.py and library.py for what the control socket asks of them.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+
+import trio
+
+from protocols import blocks, replication
+from protocols.heartbeat import Counters
+from synapsed.catalog_service import CatalogService
+from synapsed.config import Config, Loaded
+from synapsed.control.meters import MessageMeter
+from synapsed.control.server import serve_control
+from synapsed.events import EventBus
+from synapsed.keys import Identity
+from synapsed.library import REPLICA, Library
+from synapsed.liveness_service import LivenessService
+from synapsed.looplag import LoopLag
+from synapsed.net import Net, NetSettings, PeerBook, open_net
+from synapsed.overview import AGENT, Overview
+from synapsed.parts import Parts
+from synapsed.paths import Paths
+from synapsed.reach import Reach
+from synapsed.replicator import Replicator
+from synapsed.shards import Shards
+from synapsed.sources import CatalogSources
+from synapsed.store import Store
+from synapsed.supervise import supervise
+from synapsed.tally import Tally
+from synapsed.transfer.limits import Uploads
+from synapsed.transfer.pull import Puller
+from synapsed.transfer.serve import MAX_STREAMS_PER_PEER, BlockServer
+
+log = logging.getLogger(__name__)
+
+
+class Facade(Overview, Library):
+    """NodeApi: what the control socket asks of a node."""
+
+
+async def run_node(
+    loaded: Loaded,
+    paths: Paths,
+    identity: Identity,
+    *,
+    ready: Callable[[], None],
+    stop: trio.Event,
+) -> None:
+    """Run a node until `stop`; `ready` is called when it listens and can be asked.
+
+    Raises StoreError, ListenError, AddressError, SocketNotOursError.
+    """
+    bus = EventBus()
+    bus.settle()
+    tally = Tally(bus)
+    lag = LoopLag()
+    trio.lowlevel.add_instrument(lag)
+    config = loaded.config
+    with closing(Store.open(paths.store, int(config.store.quota), on_event=bus.emit)) as store:
+        book = PeerBook(store.table("peers", durable=False))
+        async with open_net(net_settings(config), identity, config.network, book, bus.emit) as net:
+            parts = compose(
+                loaded, paths, identity, bus=bus, store=store, net=net, tally=tally, lag=lag
+            )
+            await _run(parts, ready, stop)
+
+
+def net_settings(config: Config) -> NetSettings:
+    """The [net] section, as the net has it."""
+    net = config.net
+    return NetSettings(
+        listen=net.listen,
+        announce=net.announce,
+        dial_from=net.dial_from,
+        bootstrap=net.bootstrap,
+        mdns=net.mdns,
+        dht=net.dht,
+        target_peers=net.target_peers,
+        max_connections=net.max_connections,
+    )
+
+
+def compose(
+    loaded: Loaded,
+    paths: Paths,
+    identity: Identity,
+    *,
+    bus: EventBus,
+    store: Store,
+    net: Net,
+    tally: Tally,
+    lag: LoopLag,
+) -> Parts:
+    """Put the parts together; nothing runs yet."""
+    config = loaded.config
+    reach = Reach(net)
+    uploads = Uploads(int(config.limits.upload))
+    catalog = CatalogService(
+        net, identity, config.network, store.table("catalog", durable=False), bus.emit
+    )
+    liveness = LivenessService(
+        net,
+        identity,
+        config.network,
+        bus.emit,
+        agent=AGENT,
+        interval=float(config.liveness.interval),
+        counters=lambda: _counters(config, store, uploads),
+        learned=net.learned,
+    )
+    sources = CatalogSources(catalog, net, store, liveness.is_alive)
+    puller = Puller(
+        identity.peer_id, store, reach, sources, blame=net.blame, credit=net.book.transferred
+    )
+    declined = store.table("declined")
+    shards = _shards(store, catalog, puller)
+
+    def repaired(model: bytes) -> None:
+        store.pin(model, REPLICA)
+        shards.changed(model, at_once=True)
+
+    replicator = Replicator(
+        identity.peer_id,
+        _replication_settings(config),
+        puller,
+        holders=catalog.catalog.holders,
+        room=lambda: _room(liveness),
+        declined=lambda model: declined.get(model) is not None,
+        repaired=repaired,
+        blame=net.blame,
+        tell=bus.emit,
+    )
+    return Parts(
+        loaded=loaded,
+        paths=paths,
+        identity=identity,
+        started=time.time(),
+        bus=bus,
+        tally=tally,
+        meter=MessageMeter(),
+        lag=lag,
+        store=store,
+        declined=declined,
+        net=net,
+        reach=reach,
+        catalog=catalog,
+        liveness=liveness,
+        uploads=uploads,
+        puller=puller,
+        pulls=trio.CapacityLimiter(config.limits.max_pulls),
+        shards=shards,
+        replicator=replicator,
+    )
+
+
+def _counters(config: Config, store: Store, uploads: Uploads) -> Counters:
+    """What our heartbeats say of us."""
+    free = max(0, store.quota.limit - store.quota.used) if config.replication.hold else 0
+    return Counters(held=store.quota.used, free=free, upload=uploads.rate)
+
+
+def _room(liveness: LivenessService) -> dict[bytes, int]:
+    """What each live daemon, this one too, says it may still hold for others."""
+    return {
+        peer.heartbeat.issuer: peer.heartbeat.counters.free
+        for peer in liveness.liveness.peers(time.time())
+    }
+
+
+def _replication_settings(config: Config) -> replication.Settings:
+    wishes = config.replication
+    return replication.Settings(
+        copies=wishes.copies,
+        hold=wishes.hold and wishes.repair,
+        probe_interval=float(wishes.probe_interval),
+    )
+
+
+def _shards(store: Store, catalog: CatalogService, puller: Puller) -> Shards:
+    def withdraw(model: bytes) -> None:
+        if catalog.catalog.own("shard", model) is not None:
+            catalog.withdraw("shard", model)
+
+    return Shards(store, catalog.announce, withdraw, wanted=puller.is_pulling)
+
+
+async def _run(parts: Parts, ready: Callable[[], None], stop: trio.Event) -> None:
+    """Run all services until `stop`, then say goodbye."""
+    parts.catalog.on_changed.append(lambda kind, subject: _catalog_changed(parts, kind, subject))
+    server = BlockServer(parts.store, parts.uploads, parts.puller, parts.net.blame)
+    parts.net.serve(blocks.PROTOCOL, server.handle, MAX_STREAMS_PER_PEER)
+    services: dict[str, Callable[[], Awaitable[None]]] = {
+        "catalog": parts.catalog.run,
+        "liveness": parts.liveness.run,
+        "uploads": parts.uploads.run,
+        "shards": parts.shards.run,
+        "replicator": parts.replicator.run,
+    }
+    async with trio.open_nursery() as nursery:
+        for name, run in services.items():
+            nursery.start_soon(supervise, name, run, parts.bus.emit)
+        await parts.catalog.restored()
+        me = parts.identity.peer_id
+        parts.shards.all_changed(
+            entry.subject for entry in parts.catalog.catalog.entries("shard") if entry.issuer == me
+        )
+        socket = parts.paths.socket_at(parts.loaded.config.control.socket)
+        await nursery.start(serve_control, Facade(parts), socket)
+        ready()
+        await stop.wait()
+        await parts.liveness.leave()
+        nursery.cancel_scope.cancel()
+
+
+def _catalog_changed(parts: Parts, kind: str, subject: bytes) -> None:
+    if kind == "shard":
+        parts.replicator.holders_changed(subject)

@@ -1,0 +1,249 @@
+"""What the owner asks about the daemon itself: its state, peers, catalog, limits and health."""
+
+import importlib.metadata
+import os
+import time
+
+import msgspec
+import trio
+
+from protocols.cid import cid_text
+from protocols.peerid import peer_id_text
+from protocols.shelf import Entry
+from synapsed import doctor
+from synapsed.control import models as shapes
+from synapsed.control.meters import MessageMeter
+from synapsed.control.problems import UnknownError
+from synapsed.doctor.facts import gather
+from synapsed.doctor.report import Live
+from synapsed.events import EventBus
+from synapsed.net import Peer
+from synapsed.parts import Parts
+from synapsed.store.quota import WARN_PERCENT
+
+AGENT = f"synapsed/{importlib.metadata.version('synapsed')}"
+
+
+class Overview:
+    """The other half of NodeApi."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @property
+    def bus(self) -> EventBus:
+        """Where events come from."""
+        return self._parts.bus
+
+    @property
+    def meter(self) -> MessageMeter:
+        """Counts every message that the daemon takes or sends."""
+        return self._parts.meter
+
+    # -- the daemon ---------------------------------------------------------------------------
+
+    async def status(self) -> shapes.Status:
+        """Everything but `process` and `jobs`, which the server fills in."""
+        parts = self._parts
+        now = time.time()
+        return shapes.Status(
+            peer_id=parts.identity.text,
+            network=parts.loaded.config.network,
+            version=AGENT.partition("/")[2],
+            pid=os.getpid(),
+            home=str(parts.paths.data),
+            state="paused" if parts.puller.paused else "running",
+            started=parts.started,
+            uptime=now - parts.started,
+            addrs=parts.net.addrs(),
+            connected=len(parts.net.peers()),
+            target_peers=parts.loaded.config.net.target_peers,
+            live=len(parts.liveness.alive()),
+            announcements=len(parts.catalog.catalog.entries()),
+            models=len(parts.catalog.catalog.models()),
+            store=self._store_use(),
+            messages_per_second=parts.meter.rate(),
+            warnings=self._warnings(),
+        )
+
+    def _store_use(self) -> shapes.StoreUse:
+        quota = self._parts.store.quota
+        return shapes.StoreUse(used=quota.used, quota=quota.limit)
+
+    def _warnings(self) -> list[str]:
+        lines = self._parts.tally.warnings()
+        use = self._store_use()
+        if use.used * 100 >= use.quota * WARN_PERCENT:
+            lines.append("the store is nearly full: `synapsectl limits --quota`, or remove models")
+        return lines
+
+    def counters(self) -> shapes.Counters:
+        """Totals and gauges for Prometheus."""
+        parts = self._parts
+        peers = parts.net.peers()
+        counts, totals = parts.bus.counts, parts.net.counters
+        catalog: dict[str, int] = {}
+        for entry in parts.catalog.catalog.entries():
+            catalog[entry.kind] = catalog.get(entry.kind, 0) + 1
+        return shapes.Counters(
+            connected_in=sum(peer.direction == "inbound" for peer in peers),
+            connected_out=sum(peer.direction == "outbound" for peer in peers),
+            live=len(parts.liveness.alive()),
+            bytes_received=totals["bytes_received"],
+            bytes_sent=totals["bytes_sent"],
+            catalog=catalog,
+            store=self._store_use(),
+            pulls_active=parts.puller.active,
+            pulls_done=counts.get("pull.done", 0),
+            pulls_failed=counts.get("pull.failed", 0),
+            faults=dict(parts.tally.faults),
+            loop_lag_ms=parts.lag.read(),
+        )
+
+    async def doctor(self) -> shapes.DoctorReport:
+        """The production checklist, each with its remedy."""
+        parts = self._parts
+        live = Live(
+            uptime_s=time.time() - parts.started,
+            listening=parts.net.addrs(),
+            peers=len(parts.net.peers()),
+            inbound_ever=parts.tally.inbound,
+            bootstrap=dict(parts.tally.bootstrap),
+            mdns_error=parts.tally.mdns_error,
+            store_used=parts.store.quota.used,
+            scrub_age_s=time.time() - parts.tally.scrub[0] if parts.tally.scrub else None,
+            scrub_bad=parts.tally.scrub[1] if parts.tally.scrub else 0,
+            loop_stall_ms=parts.lag.read()["max"],
+            failed_tasks=dict(parts.tally.failed_tasks),
+        )
+        facts = await trio.to_thread.run_sync(gather, parts.paths, os.environ, live)
+        return shapes.DoctorReport(doctor.examine(facts))
+
+    async def config(self) -> shapes.ConfigReport:
+        """Every setting and where it came from."""
+        loaded = self._parts.loaded
+        entries = [shapes.ConfigEntry(*row) for row in loaded.rows()]
+        return shapes.ConfigReport(path=str(loaded.path) if loaded.path else None, entries=entries)
+
+    # -- limits -------------------------------------------------------------------------------
+
+    async def limits(self) -> shapes.Limits:
+        """The limits in force."""
+        parts = self._parts
+        return shapes.Limits(
+            upload=parts.uploads.rate,
+            quota=parts.store.quota.limit,
+            max_pulls=int(parts.pulls.total_tokens),
+            max_connections=parts.loaded.config.net.max_connections,
+        )
+
+    async def set_limits(self, change: shapes.LimitsRequest) -> shapes.Limits:
+        """Change them until the restart."""
+        parts = self._parts
+        if change.upload is not msgspec.UNSET:
+            parts.uploads.set_rate(change.upload)
+        if change.quota is not msgspec.UNSET:
+            parts.store.quota.limit = change.quota
+        if change.max_pulls is not msgspec.UNSET:
+            parts.pulls.total_tokens = change.max_pulls
+        now = await self.limits()
+        parts.bus.emit("limits.changed", **msgspec.to_builtins(now))
+        return now
+
+    async def pause(self) -> None:
+        """Stop moving tensor bytes, both ways. Heartbeats and gossip go on."""
+        self._parts.uploads.pause()
+        self._parts.puller.pause()
+        self._parts.replicator.paused = True
+        self._parts.bus.emit("daemon.paused")
+
+    async def resume(self) -> None:
+        """Move again."""
+        self._parts.uploads.resume()
+        self._parts.puller.resume()
+        self._parts.replicator.paused = False
+        self._parts.bus.emit("daemon.resumed")
+
+    # -- peers --------------------------------------------------------------------------------
+
+    async def peers(self, which: shapes.Which) -> list[shapes.PeerInfo]:
+        """Peers connected, alive by heartbeat, or either; this daemon is none of them."""
+        connected = {peer.id: peer for peer in self._parts.net.peers()}
+        live = set(self._parts.liveness.alive()) - {self._parts.identity.peer_id}
+        chosen = {"connected": connected.keys(), "live": live, "all": connected.keys() | live}
+        return [self._peer(peer_id, connected.get(peer_id)) for peer_id in sorted(chosen[which])]
+
+    def _peer(self, peer_id: bytes, peer: Peer | None) -> shapes.PeerInfo:
+        record = self._parts.net.book.record(peer_id)
+        beat = self._parts.liveness.liveness.peer(peer_id)
+        info = shapes.PeerInfo(
+            peer_id=peer_id_text(peer_id),
+            connected=peer is not None,
+            live=beat is not None,
+            addrs=list(beat.heartbeat.addrs if beat is not None else record.addrs),
+            agent=beat.heartbeat.agent if beat is not None else "",
+            rtt_ms=record.rtt * 1e3 if record.rtt is not None else None,
+            score=self._parts.net.book.worth(peer_id),
+            throughput=record.throughput,
+            faults=sum(record.fault_counts.values()),
+            expires=beat.until if beat is not None else None,
+        )
+        if peer is not None:
+            info.direction = "in" if peer.direction == "inbound" else "out"
+            info.local = peer.local
+            info.since = peer.since
+            info.addrs = info.addrs or [peer.addr]
+        return info
+
+    async def ping(self, peer: bytes) -> shapes.Pong:
+        """One round trip to a peer, connecting first if need be."""
+        parts = self._parts
+        if parts.net.peer(peer) is None and not parts.net.book.record(peer).addrs:
+            raise UnknownError(
+                f"no address of {peer_id_text(peer)} is known",
+                remedy="`synapsectl peers` lists who is; or give an address to `connect`",
+            )
+        await parts.reach.connect(peer)
+        return shapes.Pong(peer_id=peer_id_text(peer), rtt_ms=await parts.net.ping(peer) * 1e3)
+
+    async def connect(self, addr: str) -> shapes.PeerInfo:
+        """Dial a multiaddr with /p2p/."""
+        peer_id = await self._parts.net.connect(addr)
+        return self._peer(peer_id, self._parts.net.peer(peer_id))
+
+    # -- the catalog --------------------------------------------------------------------------
+
+    async def announcements(
+        self, kind: shapes.Kind | None, subject: bytes | None
+    ) -> list[shapes.AnnouncementInfo]:
+        """The live catalog, newest first."""
+        entries = [
+            entry
+            for entry in self._parts.catalog.catalog.entries(kind)
+            if subject is None or entry.subject == subject
+        ]
+        entries.sort(key=lambda entry: (-entry.announcement.issued, entry.id))
+        return [announcement_info(entry, self._parts.identity.peer_id) for entry in entries]
+
+
+def announcement_info(entry: Entry, me: bytes) -> shapes.AnnouncementInfo:
+    """An announcement as people see it."""
+    said = entry.announcement
+    return shapes.AnnouncementInfo(
+        id=entry.cid,
+        kind=entry.kind,  # type: ignore[arg-type]  # the catalog holds no other kinds
+        issuer=peer_id_text(entry.issuer),
+        subject=cid_text(entry.subject),
+        seq=said.seq,
+        issued=said.issued / 1000,
+        expires=said.expires / 1000,
+        own=entry.issuer == me,
+        body=_shown(msgspec.to_builtins(said.body, builtin_types=(bytes,))),
+    )
+
+
+def _shown(body: dict[str, object]) -> dict[str, object]:
+    """A body with its content ids as text."""
+    return {
+        name: cid_text(value) if isinstance(value, bytes) else value for name, value in body.items()
+    }

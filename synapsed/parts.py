@@ -1,0 +1,47 @@
+"""The parts of one running node, as its owner's requests reach them."""
+
+import msgspec
+import trio
+
+from synapsed.catalog_service import CatalogService
+from synapsed.config import Loaded
+from synapsed.control.meters import MessageMeter
+from synapsed.events import EventBus
+from synapsed.keys import Identity
+from synapsed.liveness_service import LivenessService
+from synapsed.looplag import LoopLag
+from synapsed.net import Net
+from synapsed.paths import Paths
+from synapsed.reach import Reach
+from synapsed.replicator import Replicator
+from synapsed.shards import Shards
+from synapsed.store import Store, Table
+from synapsed.tally import Tally
+from synapsed.transfer.limits import Uploads
+from synapsed.transfer.pull import Puller
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What node.py composes and facade.py answers from."""
+
+    loaded: Loaded
+    paths: Paths
+    identity: Identity
+    started: float
+    bus: EventBus
+    tally: Tally
+    meter: MessageMeter
+    lag: LoopLag
+    store: Store
+    declined: Table
+    """Models that the owner removed: repair does not bring them back."""
+    net: Net
+    reach: Reach
+    catalog: CatalogService
+    liveness: LivenessService
+    uploads: Uploads
+    puller: Puller
+    pulls: trio.CapacityLimiter
+    """The owner's pulls at a time; repairs have a limit of their own."""
+    shards: Shards
+    replicator: Replicator

@@ -1,0 +1,105 @@
+"""Where everything of one daemon lies.
+
+With a home folder (`--home DIR` or SYNAPSED_HOME) all is below it; without, the XDG base
+directories are followed. All folders are made 0700: a store tells what its owner runs.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import platformdirs
+
+from protocols.errors import SynapseError
+
+APP = "synapsed"
+
+MAX_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path on Linux: sun_path has 108 with its closing zero."""
+
+
+class PathError(SynapseError):
+    """A place that cannot be used as one of the daemon's."""
+
+    code = "bad-path"
+
+
+class Paths(msgspec.Struct, frozen=True):
+    """The places of one daemon. The lock lies beside the store, because that is what it guards."""
+
+    config_file: Path
+    data: Path
+    runtime: Path
+
+    @property
+    def identity(self) -> Path:
+        """The private key, 0600."""
+        return self.data / "identity.key"
+
+    @property
+    def lock(self) -> Path:
+        """What a running daemon holds, so that no second one opens the same data."""
+        return self.data / "daemon.lock"
+
+    @property
+    def store(self) -> Path:
+        """Blocks, TensorBlocks and the state database."""
+        return self.data / "store"
+
+    @property
+    def models(self) -> Path:
+        """One folder per held model, as other programs map it."""
+        return self.data / "models"
+
+    @property
+    def socket(self) -> Path:
+        """The control socket, unless [control] socket says otherwise."""
+        return self.runtime / "control.sock"
+
+    def socket_at(self, configured: str) -> Path:
+        """The control socket under the configured value; PathError where it is too long."""
+        path = self.data / configured if configured else self.socket
+        if len(str(path).encode()) > MAX_SOCKET_PATH:
+            raise PathError(
+                f"the control socket's path {path} is longer than {MAX_SOCKET_PATH} bytes",
+                remedy="set socket in [control], or SYNAPSED_CONTROL__SOCKET, to a shorter path",
+            )
+        return path
+
+    def create(self) -> None:
+        """Make the folders that are missing, for the owner alone."""
+        for folder in (self.data, self.config_file.parent, self.runtime):
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise PathError(
+                    f"cannot make the folder {folder}: {error.strerror}",
+                    remedy="choose another place with --home DIR or SYNAPSED_HOME",
+                ) from error
+        for folder in (self.data, self.runtime):
+            _check_ours(folder)
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder that somebody else prepared, as anybody can in /tmp."""
+    status = folder.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
+        raise PathError(
+            f"the folder {folder} belongs to user {status.st_uid} with mode "
+            f"{stat.S_IMODE(status.st_mode):04o}: somebody else could put things there",
+            remedy=f"`chown` and `chmod 700` {folder}, or choose another with --home",
+        )
+
+
+def find(home: str | Path | None, config: str | Path | None, env: Mapping[str, str]) -> Paths:
+    """The places for `--home` and `--config` (None: not given) under `env`."""
+    home = home or env.get("SYNAPSED_HOME")
+    config = config or env.get("SYNAPSED_CONFIG")
+    if home:
+        top = Path(home).expanduser().absolute()
+        return Paths(Path(config or top / "config.toml").absolute(), top, top)
+    dirs = platformdirs.PlatformDirs(APP, appauthor=False)
+    config_file = Path(config) if config else dirs.user_config_path / "config.toml"
+    return Paths(config_file.absolute(), dirs.user_data_path, dirs.user_runtime_path)

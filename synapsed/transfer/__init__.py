@@ -1,0 +1,1 @@
+"""Moving blocks and sub-tiles between peers, verified before a byte is kept."""

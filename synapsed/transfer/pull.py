@@ -1,0 +1,312 @@
+"""Pulling a model, an expert, tensors or tiles: from the manifest to verified bytes on disk.
+
+    1. the manifest, and the model's where it is an expert's      blocks hash to their CID
+    2. headers and section nodes of its files                     nodes make the root
+    3. leaf hashes of the sections wanted                         they make the section's node
+    4. the sub-tiles that are missing, from all sources at once   each hashes to its leaf
+
+Every step takes what the store has already, so a pull that was stopped anywhere goes on where
+its record ends. What has arrived is served at once: the server reads the same files.
+`Puller` is the daemon's; each call of `pull` is one `Pull`, whose steps 1 to 3 are in plan.py.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import trio
+
+from protocols.blocks import Span
+from protocols.errors import MismatchError, SynapseError
+from protocols.peerscore import Fault
+from protocols.pullpeer import Assignment
+from protocols.schedule import Schedule
+from protocols.tensorblock import Layout
+from synapsed.models import model_manifest
+from synapsed.store import HeldFile, QuotaExceededError, Store, StoreError
+from synapsed.transfer.crew import Blame, Crew
+from synapsed.transfer.errors import PeerError
+from synapsed.transfer.limits import Throttle
+from synapsed.transfer.plan import Part, Plan, make_plan, model_tiles
+from synapsed.transfer.progress import Meter, PullProgress, PullReport
+from synapsed.transfer.sources import Sources
+from synapsed.transfer.talk import Streams
+
+log = logging.getLogger(__name__)
+
+SAVE_BYTES = 16 << 20
+"""Written before it is put on record: what a crash costs at most, and 0.1 s of a plain disk."""
+SAVE_SECONDS = 0.5
+"""The same for slow pulls."""
+MAX_UNSAVED = 4 * SAVE_BYTES
+"""Written and not on record yet: with more, peers wait for the disk."""
+REPORT_SECONDS = 0.25
+"""Between two reports of progress."""
+
+Credit = Callable[[bytes, int, float], None]
+"""(peer, verified bytes, seconds) of what a peer gave: the peer book's `transferred`."""
+
+
+def _no_credit(_peer: bytes, _count: int, _seconds: float) -> None:
+    """For pulls without a peer book."""
+
+
+def unwatched(_progress: PullProgress) -> None:
+    """For pulls that nobody watches."""
+
+
+class Puller:
+    """Pulls for one store. Its `wants` and `asked` are what the BlockServer needs."""
+
+    def __init__(
+        self,
+        me: bytes,
+        store: Store,
+        streams: Streams,
+        sources: Sources,
+        *,
+        blame: Blame,
+        credit: Credit = _no_credit,
+        throttle: Throttle | None = None,
+    ) -> None:
+        """`me` is our peer id; `throttle` limits what arrives for all pulls together."""
+        self.me = me
+        self.store = store
+        self.streams = streams
+        self.sources = sources
+        self.blame = blame
+        self.credit = credit
+        self.throttle = throttle or Throttle()
+        self._running: list[Pull] = []
+        self.paused = False
+
+    def pause(self) -> None:
+        """Ask for nothing more until `resume`; what is under way arrives."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on."""
+        self.paused = False
+
+    @property
+    def active(self) -> int:
+        """How many pulls are running."""
+        return len(self._running)
+
+    async def pull(
+        self,
+        cid: bytes,
+        part: Part | None = None,
+        *,
+        progress: Callable[[PullProgress], None] = unwatched,
+        sources: Sources | None = None,
+    ) -> PullReport:
+        """Fetch what the manifest `cid` describes, or a part of a model.
+
+        Cancel it to stop: what arrived is on record then. Raises PullFailedError naming why and
+        who, QuotaExceededError, DiskFullError, MalformedError for a block that is no manifest,
+        UnknownPartError, NotAModelManifestError.
+        """
+        pull = Pull(self, cid, part or Part(), progress, sources or self.sources)
+        self._running.append(pull)
+        try:
+            with self.store.keeping() as keep:
+                pull.keep_name = keep.add
+                return await pull.run()
+        finally:
+            self._running.remove(pull)
+
+    async def learn(self, cid: bytes, sources: Sources | None = None) -> tuple[int, int]:
+        """Fetch the manifest and the headers of a model: its tiles, and its size in bytes.
+
+        Raises as `pull` does.
+        """
+        await self.pull(cid, Part(headers=True), sources=sources)
+        model = model_manifest(self.store, cid)
+        return model_tiles(self.store, model).count, sum(ref.size for ref in model.files)
+
+    def is_pulling(self, cid: bytes) -> bool:
+        """Whether some of the manifest `cid` is being fetched."""
+        return any(pull.cid == cid and not pull.part.headers for pull in self._running)
+
+    # -- for the server ---------------------------------------------------------------------
+
+    def wants(self, root: bytes) -> tuple[Span, ...] | None:
+        """What is being pulled of a file: None is nothing, () is all of it."""
+        found = [pull.wants[root] for pull in self._running if root in pull.wants]
+        return min(found, key=bool, default=None)
+
+    def asked(self, peer: bytes, roots: Sequence[bytes]) -> None:
+        """A peer asked what we have of these files; it may be a co-puller."""
+        for pull in self._running:
+            if any(root in pull.wants for root in roots):
+                pull.crew.stir(peer)
+
+
+class Pull:
+    """One pull. What its sessions need of it is `session.Work`."""
+
+    def __init__(
+        self,
+        puller: Puller,
+        cid: bytes,
+        part: Part,
+        progress: Callable[[PullProgress], None],
+        sources: Sources,
+    ) -> None:
+        self.cid = cid
+        self.part = part
+        self.store = puller.store
+        self.files: list[tuple[bytes, Layout]] = []
+        self.ready = trio.Event()
+        self.wants: dict[bytes, tuple[Span, ...]] = {}
+        self.crew = Crew(puller.streams, sources, self, puller.blame)
+        self.keep_name: Callable[[bytes], None] = lambda _name: None
+        self._puller = puller
+        self._progress = progress
+        self._schedule: Schedule | None = None
+        self._meter: Meter | None = None
+        self._held: list[HeldFile] = []
+        self._scope = trio.CancelScope()
+        self._failure: SynapseError | None = None
+        self._change = trio.Event()
+        self._dirty: set[int] = set()
+        self._unsaved = 0
+        self._save_soon = trio.Event()
+        self._saved = trio.Event()
+
+    @property
+    def schedule(self) -> Schedule:
+        """Who is asked for what; there once `ready` is set."""
+        assert self._schedule is not None
+        return self._schedule
+
+    async def run(self) -> PullReport:
+        """All four steps."""
+        started = trio.current_time()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self.crew.start(nursery)
+                    nursery.start_soon(self._save_now_and_then)
+                    await self._steps(nursery)
+                    nursery.cancel_scope.cancel()
+        finally:
+            # What arrived shall be on record, whatever ended the pull.
+            with trio.CancelScope(shield=True):
+                await self._save()
+        if self._failure is not None:
+            raise self._failure
+        return self._finish(trio.current_time() - started)
+
+    def fail(self, error: SynapseError) -> None:
+        """End the pull with an error that is no peer's."""
+        self._failure = self._failure or error
+        self._scope.cancel()
+
+    async def _steps(self, nursery: trio.Nursery) -> None:
+        try:
+            plan = await make_plan(self)
+        except SynapseError as error:
+            self.fail(error)
+            return
+        self._begin(plan)
+        nursery.start_soon(self._report_now_and_then)
+        while not self.schedule.finished:
+            await self.wait_for_change(REPORT_SECONDS)
+
+    def _begin(self, plan: Plan) -> None:
+        self.files = [(want.held.root, want.held.layout) for want in plan.wants]
+        self._held = [want.held for want in plan.wants]
+        self._meter = Meter(plan)
+        self._schedule = Schedule(
+            self._puller.me, self.files, [want.missing for want in plan.wants]
+        )
+        self.ready.set()
+
+    def _finish(self, seconds: float) -> PullReport:
+        assert self._meter is not None
+        self._progress(self._meter.progress(self.crew.sessions, self.schedule))
+        report = self._meter.report(self.cid, seconds, self.crew.faults)
+        for share in report.peers:
+            self._puller.credit(share.peer, share.bytes, share.seconds)
+        return report
+
+    # -- what sessions need -----------------------------------------------------------------
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """Return when holdings changed or runs failed, at the latest after `seconds`."""
+        with trio.move_on_after(seconds):
+            await self._change.wait()
+
+    def tell_change(self) -> None:
+        """Wake who waits for a change."""
+        self._change.set()
+        self._change = trio.Event()
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing may be asked for just now."""
+        return self._puller.paused
+
+    async def keep(self, run: Assignment, data: bytearray) -> None:
+        """Verify and keep the next leaf of `run`. PeerError where it is not what it should be."""
+        leaf = run.next
+        if not self.schedule.have(run.file, leaf):
+            self._write(run.file, leaf, data)
+        self._counted(run, leaf, len(data))
+        await self._puller.throttle.take(len(data))
+        while self._unsaved > MAX_UNSAVED:
+            await self._saved.wait()
+
+    def _write(self, file: int, leaf: int, data: bytearray) -> None:
+        try:
+            self._held[file].write(leaf, data)
+        except MismatchError as error:
+            raise PeerError(error.message, Fault.MISMATCH) from error
+        except (StoreError, QuotaExceededError) as error:
+            self.fail(error)
+            return
+        self._dirty.add(file)
+        self._unsaved += len(data)
+        if self._unsaved >= SAVE_BYTES:
+            self._save_soon.set()
+
+    def _counted(self, run: Assignment, leaf: int, size: int) -> None:
+        assert self._meter is not None
+        new = not self.schedule.have(run.file, leaf)
+        self.schedule.arrived(run, trio.current_time())
+        self._meter.count(run.peer, run.file, leaf, size, new=new)
+        self.crew.alive()
+        if self.schedule.finished:
+            self.tell_change()
+
+    # -- the disk ---------------------------------------------------------------------------
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            with trio.move_on_after(SAVE_SECONDS):
+                await self._save_soon.wait()
+            await self._save()
+
+    async def _save(self) -> None:
+        """Put what was written on record, in a thread: the disk takes its time."""
+        dirty, self._dirty = sorted(self._dirty), set()
+        saving, self._save_soon = self._unsaved, trio.Event()
+        async with trio.open_nursery() as nursery:
+            for file in dirty:
+                nursery.start_soon(self._commit, self._held[file])
+        self._unsaved -= saving
+        self._saved.set()
+        self._saved = trio.Event()
+
+    async def _commit(self, held: HeldFile) -> None:
+        try:
+            await trio.to_thread.run_sync(held.commit)
+        except StoreError as error:
+            self.fail(error)
+
+    async def _report_now_and_then(self) -> None:
+        assert self._meter is not None
+        while True:
+            self._progress(self._meter.progress(self.crew.sessions, self.schedule))
+            await trio.sleep(REPORT_SECONDS)

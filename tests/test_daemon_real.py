@@ -1,0 +1,148 @@
+"""The daemon as its owner runs it: `synapsed init`, `synapsed run`, a signal."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from synapsed import keys
+
+PATIENCE = 30.0
+PROMISE = 2.0
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    ours = {key: value for key, value in os.environ.items() if not key.startswith("SYNAPSED_")}
+    return ours | {"SYNAPSED_HOME": str(home), "SYNAPSED_PROFILE": "lab"} | more
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    # A short path: pytest's own are longer than a socket's may be.
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        subprocess.run(
+            [sys.executable, "-m", "synapsed", "init", "--profile", "lab"],
+            env=environment(home),
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        yield home
+
+
+@contextlib.contextmanager
+def running(home: Path, **more: str) -> Iterator["subprocess.Popen[str]"]:
+    """A daemon that is ready."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
+    ):
+        notified.bind(f"{folder}/notify")
+        notified.settimeout(PATIENCE)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "synapsed", "run"],
+            env=environment(home, NOTIFY_SOCKET=f"{folder}/notify", **more),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert notified.recv(4096).startswith(b"READY=1")
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def stop(process: "subprocess.Popen[str]", number: signal.Signals) -> tuple[float, str]:
+    began = time.monotonic()
+    process.send_signal(number)
+    _, log = process.communicate(timeout=PATIENCE)
+    return time.monotonic() - began, log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ready_then_stopped_within_two_seconds(home: Path, number: signal.Signals) -> None:
+    with running(home) as process:
+        seconds, log = stop(process, number)
+    assert process.returncode == 0, log
+    assert seconds < PROMISE
+    assert json.loads(log.splitlines()[-1])["message"] == "stopped"
+
+
+def test_the_same_node_after_a_restart_and_a_crash(home: Path) -> None:
+    before = keys.load(home / "identity.key").text
+    with running(home) as process:
+        process.kill()
+        process.wait()
+    with running(home) as process:
+        _, log = stop(process, signal.SIGTERM)
+    ready = [json.loads(line) for line in log.splitlines() if '"ready"' in line]
+    assert [line["fields"]["peer"] for line in ready] == [before]
+
+
+def test_it_never_loads_torch_or_wasmtime(home: Path) -> None:
+    with running(home) as process:
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "_cffi_backend" in maps  # extensions show up here, as torch's would
+        for heavy in ("torch", "wasmtime", "numpy"):
+            assert heavy not in maps
+
+
+def test_what_it_writes_is_its_owners_alone(home: Path) -> None:
+    with running(home):
+        for path in home.rglob("*"):
+            others = path.lstat().st_mode & 0o077
+            # What lies in a folder of ours is out of reach; what is secret is closed itself.
+            if path.suffix in (".key", ".sock", ".toml", ".lock"):
+                assert others == 0, path
+        assert home.stat().st_mode & 0o077 == 0
+
+
+def test_no_secret_is_logged_even_at_debug(home: Path) -> None:
+    seed = keys.load(home / "identity.key").seed
+    with running(home, SYNAPSED_LOG__LEVEL="debug") as process:
+        _, log = stop(process, signal.SIGTERM)
+    assert "ready" in log
+    for form in (seed.hex(), repr(seed)[2:-1], seed.hex().upper()):
+        assert form not in log
+
+
+def test_a_second_one_is_refused(home: Path) -> None:
+    with running(home) as first:
+        second = subprocess.run(
+            [sys.executable, "-m", "synapsed", "run"],
+            env=environment(home),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert second.returncode == 5
+        assert f"process {first.pid} already runs" in second.stderr
+        assert stop(first, signal.SIGTERM)[0] < PROMISE
+
+
+def test_a_port_that_is_taken_is_named(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-m", "synapsed", "run"],
+            env=environment(home, SYNAPSED_NET__LISTEN=address),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 1
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert address in last["message"]
+    assert "error" not in last  # a sentence, not a traceback

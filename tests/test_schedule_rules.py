@@ -1,0 +1,309 @@
+"""What one schedule hands out: never twice, never what a peer lacks, never more than is missing."""
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from protocols.blocks import MAX_FETCH_BYTES, Holding
+from protocols.pullpeer import FIRST_RUN_BYTES, FIRST_TIMEOUT, MIN_TIMEOUT, Assignment
+from protocols.schedule import Schedule
+from protocols.tensorblock import SUBTILE, Layout
+from tests.schedule_swarm import ROOT, runs_of
+
+ME, A, B, C = (bytes([n]) * 38 for n in (9, 1, 2, 3))
+WHOLE = Holding(held=(), complete=True, pulling=False, wants=())
+BIG = Layout.flat(100 * SUBTILE)
+
+
+def part(leaves: Sequence[int], pulling: bool = False) -> Holding:
+    return Holding(held=tuple(runs_of(set(leaves))), complete=False, pulling=pulling, wants=())
+
+
+def schedule_of(layout: Layout = BIG, wanted: Sequence[tuple[int, int]] | None = None) -> Schedule:
+    return Schedule(ME, [(ROOT, layout)], [wanted or [(0, layout.leaf_count)]])
+
+
+def give(schedule: Schedule, run: Assignment, now: float, rate: float = 1e12) -> float:
+    """All that is due of a run arrives, `rate` bytes a second from `now` on; until when."""
+    for _ in range(run.next, run.hi):
+        now += SUBTILE / rate
+        schedule.arrived(run, now)
+    return now
+
+
+def test_the_first_request_is_small_and_later_ones_take_half_a_second() -> None:
+    schedule = schedule_of(Layout.flat(1000 * SUBTILE))
+    schedule.add_peer(A, local=True)
+    schedule.heard(A, 0, WHOLE)
+    now = 0.0
+    sizes = []
+    for _ in range(12):
+        run = schedule.next_run(A, now)
+        assert run is not None
+        sizes.append(run.size)
+        now = give(schedule, run, now, rate=4e6)
+    assert sizes[0] == FIRST_RUN_BYTES
+    assert 2e6 - SUBTILE < max(sizes) <= 2e6
+
+
+def test_a_fast_peer_gets_tiles_and_more_of_them_at_a_time() -> None:
+    schedule = schedule_of()
+    schedule.add_peer(A, local=True, rate=200e6)
+    schedule.heard(A, 0, WHOLE)
+    runs = [run for _ in range(10) if (run := schedule.next_run(A, 0.0))]
+    assert [run.size for run in runs] == [MAX_FETCH_BYTES] * 4
+
+
+def test_a_slow_peer_gets_single_sub_tiles_and_two_at_a_time() -> None:
+    schedule = schedule_of()
+    schedule.add_peer(A, local=True, rate=1000.0)
+    schedule.heard(A, 0, WHOLE)
+    runs = [run for _ in range(10) if (run := schedule.next_run(A, 0.0))]
+    assert [run.size for run in runs] == [SUBTILE] * 2
+
+
+def test_a_peers_patience_follows_its_speed() -> None:
+    schedule = schedule_of()
+    schedule.add_peer(A, local=True)
+    assert schedule.timeout(A) == FIRST_TIMEOUT
+    schedule.add_peer(B, local=True, rate=1e9)
+    assert schedule.timeout(B) == MIN_TIMEOUT
+    schedule.add_peer(C, local=True, rate=500_000.0)
+    assert MIN_TIMEOUT < schedule.timeout(C) < 10
+
+
+def test_small_tensors_travel_together_and_files_apart() -> None:
+    small = Layout("safetensors", 64_000, [(str(n), 1000) for n in range(64)])
+    schedule = Schedule(ME, [(ROOT, small), (ROOT[::-1], small)], [[(0, 64)], [(0, 64)]])
+    schedule.add_peer(A, local=True)
+    for file in (0, 1):
+        schedule.heard(A, file, WHOLE)
+    runs = [run for _ in range(2) if (run := schedule.next_run(A, 0.0))]
+    assert sorted((run.file, run.lo, run.hi) for run in runs) == [(0, 0, 64), (1, 0, 64)]
+
+
+def test_only_what_is_wanted_is_asked_for() -> None:
+    schedule = schedule_of(wanted=[(3, 5), (17, 18)])
+    assert schedule.left_bytes == 3 * SUBTILE
+    schedule.add_peer(A, local=True)
+    schedule.heard(A, 0, WHOLE)
+    asked = set()
+    while run := schedule.next_run(A, 0.0):
+        asked |= set(range(run.lo, run.hi))
+        give(schedule, run, 0.1)
+    assert asked == {3, 4, 17}
+    assert schedule.finished
+
+
+def test_what_a_dropped_peer_was_to_send_is_asked_of_another() -> None:
+    schedule = schedule_of(Layout.flat(4 * SUBTILE))
+    for peer in (A, B):
+        schedule.add_peer(peer, local=True)
+        schedule.heard(peer, 0, WHOLE)
+    first = schedule.next_run(A, 0.0)
+    assert first is not None
+    schedule.arrived(first, 0.1)
+    others = [run for peer in (A, B, B) if (run := schedule.next_run(peer, 0.1))]
+    assert [run.peer for run in others] == [A, B, B]
+    assert schedule.next_run(B, 0.1) is None
+    schedule.drop_peer(A)
+    for run in others[1:]:
+        give(schedule, run, 0.2)
+    run = schedule.next_run(B, 0.3)
+    assert run is not None
+    assert (run.lo, run.hi) == (others[0].lo, others[0].hi)
+    give(schedule, run, 0.4)
+    assert schedule.finished
+
+
+def test_at_the_end_a_late_run_is_asked_of_a_quicker_peer_once() -> None:
+    schedule = schedule_of(Layout.flat(2 * SUBTILE))
+    schedule.add_peer(A, local=True, rate=10e6)
+    schedule.heard(A, 0, WHOLE)
+    late = [run for _ in range(2) if (run := schedule.next_run(A, 0.0))]
+    schedule.add_peer(B, local=True, rate=10e6)
+    schedule.add_peer(C, local=True, rate=10e6)
+    for peer in (B, C):
+        schedule.heard(peer, 0, WHOLE)
+    assert schedule.next_run(B, 0.1) is None, "nobody is late yet"
+    copies = [run for peer in (B, C, B, C) if (run := schedule.next_run(peer, 2.0))]
+    assert sorted((run.lo, run.hi) for run in copies) == sorted((run.lo, run.hi) for run in late)
+    for run in copies:
+        give(schedule, run, 2.1)
+    assert schedule.finished
+    assert all(schedule.have(0, leaf) for leaf in range(2))
+
+
+def test_a_co_puller_that_has_a_chunk_is_asked_before_the_source() -> None:
+    schedule = schedule_of(Layout.flat(4 * SUBTILE))
+    schedule.add_peer(A, local=True)
+    schedule.heard(A, 0, WHOLE)
+    schedule.add_peer(B, local=True)
+    schedule.heard(B, 0, part(range(4), pulling=True))
+    assert schedule.next_run(A, 0.0) is None
+    assert schedule.next_run(B, 0.0) is not None
+
+
+def test_chunks_are_shared_among_co_pullers_without_a_word() -> None:
+    """Two pullers with one source: each chunk is taken from it by exactly one of them."""
+    asked = []
+    for me, other in ((A, B), (B, A)):
+        schedule = Schedule(me, [(ROOT, BIG)], [[(0, 100)]])
+        schedule.add_peer(C, local=True, rate=1e6)
+        schedule.heard(C, 0, WHOLE)
+        schedule.add_peer(other, local=True)
+        schedule.heard(other, 0, part([], pulling=True))
+        mine = set()
+        while run := schedule.next_run(C, 0.0):
+            mine |= set(range(run.lo, run.hi))
+            give(schedule, run, 0.0)
+        asked.append(mine)
+    assert asked[0] | asked[1] == set(range(100))
+    assert not asked[0] & asked[1]
+    assert min(map(len, asked)) > 25
+
+
+def test_patience_with_co_pullers_ends() -> None:
+    schedule = schedule_of()
+    schedule.add_peer(A, local=True, rate=1e6)
+    schedule.heard(A, 0, WHOLE)
+    for peer in (B, C):
+        schedule.add_peer(peer, local=True)
+        schedule.heard(peer, 0, part([], pulling=True))
+    now, taken = 0.0, []
+    while not schedule.finished and now < 60:
+        run = schedule.next_run(A, now)
+        if run is None:
+            now += 0.1
+            continue
+        now = give(schedule, run, now, rate=1e6)
+        taken.append(now)
+    assert schedule.finished
+    assert now < 3 * 100 * SUBTILE / 1e6
+
+
+def test_news_is_told_once() -> None:
+    schedule = schedule_of()
+    schedule.add_peer(A, local=True)
+    assert schedule.heard(A, 0, part([1, 2]))
+    assert not schedule.heard(A, 0, part([1, 2]))
+    assert schedule.heard(A, 0, part([1, 2], pulling=True))
+    assert schedule.heard(A, 0, WHOLE)
+    assert not schedule.heard(A, 0, WHOLE)
+
+
+def test_what_is_lacking_can_be_named() -> None:
+    schedule = schedule_of(wanted=[(4, 6), (17, 18)])
+    assert schedule.lacking() == [(0, (4, 6)), (0, (17, 18))]
+
+
+SIZES = [70_000, 5 * SUBTILE, 0, 1000, 1000, 9 * SUBTILE + 1, 3000]
+MIXED = Layout("safetensors", sum(SIZES), [(str(n), size) for n, size in enumerate(SIZES)])
+ALL = set(range(MIXED.leaf_count))
+
+
+class Pulls(RuleBasedStateMachine):
+    """A pull with peers that come, go, know, send and fail in any order."""
+
+    @initialize(missing=st.sets(st.integers(0, MIXED.leaf_count - 1), min_size=1))
+    def begin(self, missing: set[int]) -> None:
+        self.missing = set(missing)
+        self.schedule = schedule_of(MIXED, runs_of(missing))
+        self.held: dict[bytes, set[int]] = {}
+        self.flying: list[Assignment] = []
+        self.now = 0.0
+
+    @rule(peer=st.sampled_from([A, B, C]), local=st.booleans())
+    def come(self, peer: bytes, local: bool) -> None:
+        if peer not in self.held:
+            self.schedule.add_peer(peer, local=local)
+            self.held[peer] = set()
+
+    @rule(
+        peer=st.sampled_from([A, B, C]),
+        held=st.sets(st.integers(0, MIXED.leaf_count - 1)),
+        complete=st.booleans(),
+        pulling=st.booleans(),
+    )
+    def tell(self, peer: bytes, held: set[int], complete: bool, pulling: bool) -> None:
+        if peer in self.held:
+            self.held[peer] = ALL if complete else held
+            self.schedule.heard(peer, 0, WHOLE if complete else part(sorted(held), pulling))
+
+    @rule(peer=st.sampled_from([A, B, C]))
+    def go(self, peer: bytes) -> None:
+        if self.held.pop(peer, None) is not None:
+            self.schedule.drop_peer(peer)
+            self.flying = [run for run in self.flying if run.peer != peer]
+
+    @rule(peer=st.sampled_from([A, B, C]))
+    def ask(self, peer: bytes) -> None:
+        if peer not in self.held:
+            return
+        run = self.schedule.next_run(peer, self.now)
+        if run is None:
+            return
+        leaves = set(range(run.lo, run.hi))
+        start, stop = MIXED.run_span(run.lo, run.hi)
+        assert run.size == stop - start <= MAX_FETCH_BYTES
+        assert leaves <= self.held[peer]
+        assert run.copied or leaves <= self.missing
+        others = {leaf for other in self.flying for leaf in range(other.next, other.hi)}
+        assert run.copied or not leaves & others
+        self.flying.append(run)
+
+    @precondition(lambda self: self.flying)
+    @rule(pick=st.integers(0, 100), failed=st.booleans())
+    def send(self, pick: int, failed: bool) -> None:
+        run = self.flying[pick % len(self.flying)]
+        if failed:
+            self.schedule.failed(run)
+            self.flying.remove(run)
+            return
+        self.missing.discard(run.next)
+        self.schedule.arrived(run, self.now)
+        if run.next == run.hi:
+            self.flying.remove(run)
+
+    @rule(seconds=st.floats(0, 3))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def agrees(self) -> None:
+        lacking = {leaf for _, (lo, hi) in self.schedule.lacking(1000) for leaf in range(lo, hi)}
+        assert lacking == self.missing
+        assert self.schedule.finished == (not self.missing)
+        spans = [MIXED.leaf_span(leaf) for leaf in self.missing]
+        assert self.schedule.left_bytes == sum(stop - start for start, stop in spans)
+        assert all(self.schedule.have(0, leaf) == (leaf not in self.missing) for leaf in ALL)
+
+    def teardown(self) -> None:
+        """Whatever went wrong before, a good peer that comes now completes the pull."""
+        if not hasattr(self, "schedule"):
+            return
+        for peer in list(self.held):
+            self.go(peer)
+        self.come(A, True)
+        self.tell(A, set(), True, False)
+        for _ in range(1000):
+            if not self.missing:
+                break
+            self.now += 0.1
+            self.ask(A)
+            while self.flying:
+                self.send(0, False)
+        self.agrees()
+        assert not self.missing
+
+
+TestPulls = Pulls.TestCase
+
+
+@given(st.integers(0, MIXED.leaf_count - 1))
+def test_a_leaf_that_never_was_missing_counts_as_there(leaf: int) -> None:
+    schedule = schedule_of(MIXED, [(leaf, leaf + 1)])
+    assert not schedule.have(0, leaf)
+    assert all(schedule.have(0, other) for other in ALL - {leaf})

@@ -1,0 +1,122 @@
+"""Our own shard announcements: what is held is what is said, wherever it lies."""
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from protocols.announcement import ShardBody
+from protocols.cid import cid_of
+from protocols.tiles import ModelTiles
+from synapsed.models import import_model, layouts_of, remove_model
+from synapsed.shards import SETTLE_SECONDS, Shards
+from synapsed.store import Store
+
+MIB = 1 << 20
+
+
+class Said:
+    """What was announced and withdrawn, in order."""
+
+    def __init__(self) -> None:
+        self.bodies: list[ShardBody] = []
+        self.withdrawn: list[bytes] = []
+        self.pulling = False
+
+    def shards(self, store: Store) -> Shards:
+        return Shards(store, self.bodies.append, self.withdrawn.append, lambda _cid: self.pulling)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "store", 1 << 30)
+
+
+@pytest.fixture
+def model(tmp_path: Path, store: Store) -> bytes:
+    """A model of two flat files, 12 MiB and 1 MiB: tiles 0 to 2, and 3."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(bytes(range(256)) * (12 * MIB // 256))
+    (folder / "more.json").write_bytes(b"{}" * (MIB // 2))
+    safetensors = (2).to_bytes(8, "little") + b"{}"
+    (folder / "z.safetensors").write_bytes(safetensors)
+    return import_model(store, folder).cid
+
+
+async def test_what_is_held_is_said_at_the_start(
+    store: Store, model: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = Said()
+    shards = said.shards(store)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shards.run)
+        shards.all_changed()
+        with trio.fail_after(60):
+            while not said.bodies:
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert said.bodies == [ShardBody(model=model, tiles=((0, 5),))]
+
+
+@pytest.mark.parametrize("kept", [(0, 1), (1, 2), (2, 4), (3, 4)])
+async def test_a_part_in_any_place_is_said_as_it_is(
+    store: Store, model: bytes, kept: tuple[int, int], autojump_clock: trio.testing.MockClock
+) -> None:
+    manifest = store.manifest_of(model)
+    tiles = ModelTiles(layouts_of(store, manifest))
+    for tile in range(4):
+        if not kept[0] <= tile < kept[1]:
+            file, lo, hi = tiles.leaves(tile)
+            store.file(manifest.files[file].root).drop(lo, hi)
+    said = Said()
+    shards = said.shards(store)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shards.run)
+        shards.changed(model, at_once=True)
+        with trio.fail_after(60):
+            while not said.bodies:
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    runs = [(start, start + count) for start, count in said.bodies[0].tiles]
+    held = {tile for start, stop in runs for tile in range(start, stop)}
+    assert held == {*range(*kept), 4}
+
+
+async def test_progress_is_said_now_and_then_and_a_removal_taken_back(
+    store: Store, model: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = Said()
+    shards = said.shards(store)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shards.run)
+        for _ in range(50):
+            shards.changed(model)
+            await trio.sleep(SETTLE_SECONDS / 25)
+        await trio.sleep(SETTLE_SECONDS)
+        assert 1 <= len(said.bodies) <= 4
+        remove_model(store, model)
+        shards.changed(model, at_once=True)
+        with trio.fail_after(60):
+            while not said.withdrawn:
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert said.withdrawn == [model]
+
+
+async def test_who_has_begun_to_collect_says_so(
+    store: Store, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = Said()
+    said.pulling = True
+    unknown = cid_of(b"a model that is not here yet")
+    shards = said.shards(store)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shards.run)
+        shards.changed(unknown, at_once=True)
+        with trio.fail_after(60):
+            while not said.bodies:
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert said.bodies == [ShardBody(model=unknown, tiles=())]
