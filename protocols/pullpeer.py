@@ -62,6 +62,8 @@ class Peer(msgspec.Struct, eq=False):
     masks: dict[int, int] = {}
     sample_at: float = 0.0
     sample_bytes: int = 0
+    busy: float = 0.0
+    """Seconds that its samples span: those in which it was asked for something."""
     moved_at: float = 0.0
     """When it was last asked while idle, or sent something."""
 
@@ -99,6 +101,7 @@ class Peer(msgspec.Struct, eq=False):
         span = now - self.sample_at
         if span < SAMPLE_SECONDS and not (idle and span > 0):
             return
+        self.busy += span
         sample = self.sample_bytes / span
         self.rate = sample if not self.rate else self.rate + RATE_WEIGHT * (sample - self.rate)
         self.sample_at, self.sample_bytes = now, 0

@@ -125,8 +125,8 @@ def delivery_delays(world: World) -> list[float]:
     """Seconds from publishing to accepting, of every pair but the publishers' own."""
     return [
         at - published.at
-        for published in world.published.values()
-        for daemon, at in published.accepted.items()
+        for id, published in world.published.items()
+        for daemon, at in world.accepted[id].items()
         if daemon != published.issuer
     ]
 

@@ -62,18 +62,16 @@ def size_of(folder: Path) -> int:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """A model's files, hidden ones left out as the import does."""
-    inside = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return [folder / path for path in inside if not any(p.startswith(".") for p in path.parts)]
+    """All files below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def differences(original: Path, exported: Path) -> list[str]:
     """What an export got wrong: files missing, added, or with other bytes. Empty: `cmp` equal."""
     wanted = {path.relative_to(original) for path in files_of(original)}
-    found = {path.relative_to(exported) for path in exported.rglob("*") if path.is_file()}
-    hidden = {path for path in found if any(part.startswith(".") for part in path.parts)}
+    found = {path.relative_to(exported) for path in files_of(exported)}
     wrong = [f"{path} is missing" for path in sorted(wanted - found)]
-    wrong += [f"{path} was added" for path in sorted(found - wanted - hidden)]
+    wrong += [f"{path} was added" for path in sorted(found - wanted)]
     wrong += [
         f"{path} differs"
         for path in sorted(wanted & found)

@@ -51,12 +51,10 @@ async def _sample_one(world: World, daemon: Daemon) -> None:
 
 
 async def follow(world: World, daemon: Daemon) -> None:
-    """Note when `daemon` accepts what steps published; again after it was restarted."""
+    """Note when `daemon` accepts announcements; again after it was restarted."""
 
     def take(event: EventInfo) -> None:
-        published = world.published.get(str(event.fields.get("id", "")))
-        if published is not None:
-            published.accepted.setdefault(daemon.index, event.at)
+        world.accepted[event.fields["id"]].setdefault(daemon.index, event.at)
 
     while True:
         with suppress(SynapseError):  # not started yet, or killed; its next life is followed anew

@@ -3,6 +3,7 @@
 import random
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -56,12 +57,10 @@ class ExportRecord(msgspec.Struct):
 
 
 class Published(msgspec.Struct):
-    """One announcement that a step made, and when each daemon accepted it (Unix seconds)."""
+    """One announcement that a step made, and when (Unix seconds)."""
 
-    id: str
     issuer: int
     at: float
-    accepted: dict[int, float] = {}
 
 
 class World:
@@ -95,7 +94,10 @@ class World:
         self.liars: dict[str, list[Liar]] = {}
         self.pulls: list[PullRecord] = []
         self.exports: list[ExportRecord] = []
-        self.published: dict[str, Published] = {}
+        self.published: dict[str, Published] = {}  # by announcement id
+        # Announcement id -> daemon -> when it accepted it (Unix seconds). Kept apart from
+        # `published`: others may have accepted one before its publisher has told us its id.
+        self.accepted: defaultdict[str, dict[int, float]] = defaultdict(dict)
         self.timeline = Timeline(title=scenario.title, seed=seed, daemons=scenario.daemons)
         self._began = trio.current_time()
 

@@ -170,7 +170,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     network: Annotated[
         str,
         Meta(
-            pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$",
+            pattern=r"^[a-z0-9][a-z0-9.-]{0,62}\Z",
             description="The network's id. Daemons of different networks refuse each other in the "
             "handshake.",
         ),

@@ -20,6 +20,7 @@ from msgspec import Meta
 from protocols.errors import SynapseError
 from synapsed.addresses import Address, IpText
 from synapsed.config import PROFILES, Config, Loaded, plain, schema, value_at
+from synapsed.paths import PathError
 from synapsed.quantities import Rate, Seconds, Size
 from synapsed.tomllines import key_lines
 
@@ -324,6 +325,7 @@ def write_config(path: Path, chosen: Mapping[str, Any], *, force: bool) -> bool:
     """Write the commented file with `chosen` set; False where one is there that agrees.
 
     ConfigError where one is there that differs, unless `force`: then it is kept as `.old`.
+    PathError where it cannot be written.
     """
     if path.exists() and not force:
         there = load(path, {})
@@ -341,14 +343,24 @@ def write_config(path: Path, chosen: Mapping[str, Any], *, force: bool) -> bool:
         if problems:
             raise ConfigError(problems)
         return False
+    try:
+        _replace(path, render(chosen))
+    except OSError as error:
+        raise PathError(
+            f"cannot write the config {path}: {error.strerror}",
+            remedy="choose another place with --config FILE or --home DIR",
+        ) from error
+    return True
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.chmod(0o600)
     if path.exists():
         path.replace(path.with_name(path.name + ".old"))
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(render(chosen))
-    part.chmod(0o600)
     part.replace(path)
-    return True
 
 
 def render(chosen: Mapping[str, Any]) -> str:

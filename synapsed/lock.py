@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from protocols.errors import RefusedError
+from synapsed.paths import PathError
 
 
 class LockHeldError(RefusedError):
@@ -27,10 +28,16 @@ class Lock:
         self._fd = -1
 
     def __enter__(self) -> Self:
-        """Take it; LockHeldError, which names the holder, if somebody has it."""
+        """Take it. Raises LockHeldError, which names the holder, or PathError."""
         # O_CLOEXEC: a worker that outlives us must not keep the lock.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(self._path, flags, 0o600)
+        try:
+            self._fd = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise PathError(
+                f"cannot open the lock {self._path}: {error.strerror}",
+                remedy="it must be a plain file that the daemon's user can write",
+            ) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -102,4 +102,6 @@ def find(home: str | Path | None, config: str | Path | None, env: Mapping[str, s
         return Paths(Path(config or top / "config.toml").absolute(), top, top)
     dirs = platformdirs.PlatformDirs(APP, appauthor=False)
     config_file = Path(config) if config else dirs.user_config_path / "config.toml"
-    return Paths(config_file.absolute(), dirs.user_data_path, dirs.user_runtime_path)
+    # Without a session manager there is no runtime folder: the socket then lies with the data.
+    runtime = dirs.user_runtime_path if env.get("XDG_RUNTIME_DIR") else dirs.user_data_path
+    return Paths(config_file.absolute(), dirs.user_data_path, runtime)

@@ -27,20 +27,27 @@ class Shards:
     """Our own shard announcements. `run` is a task."""
 
     def __init__(
-        self, store: Store, announce: Announce, withdraw: Withdraw, wanted: Callable[[bytes], bool]
+        self,
+        store: Store,
+        announce: Announce,
+        withdraw: Withdraw,
+        wanted: Callable[[bytes], bool],
+        *,
+        settle: float = SETTLE_SECONDS,
     ) -> None:
         """`wanted` tells whether a model is being collected, so that nothing held is still said."""
         self._store = store
         self._announce = announce
         self._withdraw = withdraw
         self._wanted = wanted
+        self._settle = settle
         self._due: dict[bytes, float] = {}
         self._said: dict[bytes, tuple[tuple[int, int], ...] | None] = {}
         self._wake = trio.Event()
 
     def changed(self, model: bytes, *, at_once: bool = False) -> None:
         """What is held of `model` is not what it was; `at_once` for its first and last byte."""
-        when = trio.current_time() + (0.0 if at_once else SETTLE_SECONDS)
+        when = trio.current_time() + (0.0 if at_once else self._settle)
         self._due[model] = min(when, self._due.get(model, when))
         self._wake.set()
 

@@ -35,7 +35,8 @@ async def daemon(number: int) -> AsyncIterator[Daemon]:
         trio.open_nursery() as nursery,
     ):
         one = Daemon(net, number, bus)
-        await nursery.start(one.catalog.run)
+        nursery.start_soon(one.catalog.run)
+        await one.catalog.restored()
         nursery.start_soon(one.liveness.run)
         yield one
         await one.liveness.leave()

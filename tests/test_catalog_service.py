@@ -64,7 +64,8 @@ async def daemons(
         for number, entries in (fill or {}).items():
             them[number].fill(entries)
         for daemon in them:
-            await nursery.start(daemon.service.run)
+            nursery.start_soon(daemon.service.run)
+            await daemon.service.restored()
         yield them
         nursery.cancel_scope.cancel()
 
@@ -147,7 +148,8 @@ async def test_the_catalog_is_there_after_a_restart_and_goes_on_being_renewed() 
     tables = [MemoryTable(), MemoryTable()]
     async with trio.open_nursery() as nursery:
         daemon = Daemon(1, nursery, tables[0], now)
-        await nursery.start(daemon.service.run)
+        nursery.start_soon(daemon.service.run)
+        await daemon.service.restored()
         daemon.service.announce(shard())
         await daemon.service.settle()
         nursery.cancel_scope.cancel()
@@ -156,8 +158,10 @@ async def test_the_catalog_is_there_after_a_restart_and_goes_on_being_renewed() 
         again = Daemon(1, nursery, tables[0], lambda: later)
         other = Daemon(2, nursery, tables[1], lambda: later)
         other.net.connect(again.net)  # before either service runs
-        await nursery.start(again.service.run)
-        await nursery.start(other.service.run)
+        nursery.start_soon(again.service.run)
+        await again.service.restored()
+        nursery.start_soon(other.service.run)
+        await other.service.restored()
         await until(lambda: len(other.catalog) == 1)
         own = again.catalog.own("shard", cid("model"))
         assert own is not None
@@ -183,7 +187,8 @@ async def test_what_cannot_be_saved_is_not_said() -> None:
         daemon = Daemon(1, nursery, FullTable(), now)
         other = Daemon(2, nursery, MemoryTable(), now)
         for one in (daemon, other):
-            await nursery.start(one.service.run)
+            nursery.start_soon(one.service.run)
+            await one.service.restored()
         daemon.net.connect(other.net)
         daemon.service.announce(shard())
         await until(lambda: daemon.bus.counts.get("store.failed") == 1)
@@ -197,7 +202,8 @@ async def test_a_neighbour_that_is_still_starting_is_asked_again(
 ) -> None:
     async with trio.open_nursery() as nursery:
         old = Daemon(1, nursery, MemoryTable(), now)
-        await nursery.start(old.service.run)
+        nursery.start_soon(old.service.run)
+        await old.service.restored()
         old.service.announce(shard())
         starting = PipeNet(identity(2).peer_id, nursery)
         old.net.connect(starting)
@@ -207,7 +213,8 @@ async def test_a_neighbour_that_is_still_starting_is_asked_again(
         new.net.joined = starting.joined
         await trio.sleep(0.5)
         assert len(new.catalog) == 0  # its disk is not read yet
-        await nursery.start(new.service.run)
+        nursery.start_soon(new.service.run)
+        await new.service.restored()
         with trio.fail_after(6):
             while not len(new.catalog):
                 await trio.sleep(0.1)

@@ -24,6 +24,8 @@ from tests.control_fixtures import (  # noqa: F401
 )
 from tests.control_node import FRIEND, write_model
 
+DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
+
 
 class Metric(msgspec.Struct):
     name: str
@@ -115,6 +117,12 @@ def test_no_command_is_forgotten():
         inner = getattr(command, "commands", None)
         found |= {(name, each) for each in inner} if inner else {(name,)}
     assert found == read | below
+    # The manual's table names parts of a group as `model pin MODEL`, and kinds as `a|b`.
+    manual = DOCUMENT.read_text().replace("\\|", "|")
+    named = {("announce", "adapter"), ("announce", "kernel"), ("announce", "proposal")}
+    for words in found - named:
+        assert f"`{' '.join(words)}" in manual, words
+    assert "`announce adapter|kernel|proposal FILE`" in manual
 
 
 async def test_the_life_of_a_model(daemon, big, tmp_path):

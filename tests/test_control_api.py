@@ -1,6 +1,7 @@
 """The paths of the control socket, over a real Unix socket and a real store."""
 
 import json
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -316,6 +317,9 @@ async def test_the_metrics_are_the_nodes_own_numbers(daemon):
     assert samples[("synapsed_loop_lag_seconds", ("quantile", "p99"))] == 0.002
     assert samples[("synapsed_store_quota_bytes",)] == 64 << 20
     assert samples[("synapsed_messages_per_second",)] > 0
+    manual = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
+    for name, *_ in samples:
+        assert f"`{name.removeprefix('synapsed_')}" in manual, name
     resident = _resident_by_ps()
     assert samples[("synapsed_resident_bytes",)] == pytest.approx(resident, rel=0.05)
 

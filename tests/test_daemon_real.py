@@ -146,3 +146,24 @@ def test_a_port_that_is_taken_is_named(home: Path) -> None:
     last = json.loads(done.stderr.splitlines()[-1])
     assert address in last["message"]
     assert "error" not in last  # a sentence, not a traceback
+
+
+def test_forked_daemons_import_nothing_of_their_own(home: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "synapsed.forkserver"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    spawn = {"op": "spawn", "id": "a", "home": str(home), "env": {"SYNAPSED_PROFILE": "lab"}}
+    server.stdin.write(json.dumps(spawn) + "\n")
+    server.stdin.flush()
+    events = [json.loads(server.stdout.readline())["event"] for _ in range(3)]
+    assert events == ["hello", "started", "ready"]
+    server.communicate(timeout=PATIENCE)  # the end of its input is its end
+    log = (home / "daemon.log").read_text()
+    assert '"stopped"' in log
+    assert [line for line in log.splitlines() if line.startswith("import time:")] == []

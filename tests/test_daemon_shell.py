@@ -202,6 +202,17 @@ def test_a_second_daemon_is_refused_by_name_until_the_first_is_dead(home: Path) 
             assert second.told().startswith("READY=1")
 
 
+def test_a_lock_or_config_that_cannot_be_written(home: Path) -> None:
+    (home / "daemon.lock").symlink_to(home / "elsewhere")
+    code, _, error = run("run", home=home)
+    assert code == 1
+    assert "cannot open the lock" in error
+    assert not (home / "elsewhere").exists()
+    code, _, error = run("init", "--config", f"{home}/identity.key/config.toml", home=home)
+    assert code == 1
+    assert "cannot make the folder" in error
+
+
 # -- stopping ------------------------------------------------------------------------------------
 
 

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from protocols.announcement import ShardBody
 from protocols.cid import cid_of
 from protocols.tiles import ModelTiles
 from synapsed.models import import_model, layouts_of, remove_model
-from synapsed.shards import SETTLE_SECONDS, Shards
+from synapsed.shards import Shards
 from synapsed.store import Store
 
 MIB = 1 << 20
+SETTLE = 0.3
 
 
 class Said:
@@ -23,9 +23,24 @@ class Said:
         self.bodies: list[ShardBody] = []
         self.withdrawn: list[bytes] = []
         self.pulling = False
+        self._news = trio.Event()
 
     def shards(self, store: Store) -> Shards:
-        return Shards(store, self.bodies.append, self.withdrawn.append, lambda _cid: self.pulling)
+        return Shards(store, self._said, self._withdrew, lambda _cid: self.pulling, settle=SETTLE)
+
+    def _said(self, body: ShardBody) -> None:
+        self.bodies.append(body)
+        self._news.set()
+
+    def _withdrew(self, model: bytes) -> None:
+        self.withdrawn.append(model)
+        self._news.set()
+
+    async def news(self) -> None:
+        """Wait until something more is said or taken back."""
+        with trio.fail_after(20):
+            await self._news.wait()
+        self._news = trio.Event()
 
 
 @pytest.fixture
@@ -45,24 +60,20 @@ def model(tmp_path: Path, store: Store) -> bytes:
     return import_model(store, folder).cid
 
 
-async def test_what_is_held_is_said_at_the_start(
-    store: Store, model: bytes, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_what_is_held_is_said_at_the_start(store: Store, model: bytes) -> None:
     said = Said()
     shards = said.shards(store)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shards.run)
         shards.all_changed()
-        with trio.fail_after(60):
-            while not said.bodies:
-                await trio.sleep(0.1)
+        await said.news()
         nursery.cancel_scope.cancel()
     assert said.bodies == [ShardBody(model=model, tiles=((0, 5),))]
 
 
 @pytest.mark.parametrize("kept", [(0, 1), (1, 2), (2, 4), (3, 4)])
 async def test_a_part_in_any_place_is_said_as_it_is(
-    store: Store, model: bytes, kept: tuple[int, int], autojump_clock: trio.testing.MockClock
+    store: Store, model: bytes, kept: tuple[int, int]
 ) -> None:
     manifest = store.manifest_of(model)
     tiles = ModelTiles(layouts_of(store, manifest))
@@ -75,9 +86,7 @@ async def test_a_part_in_any_place_is_said_as_it_is(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shards.run)
         shards.changed(model, at_once=True)
-        with trio.fail_after(60):
-            while not said.bodies:
-                await trio.sleep(0.1)
+        await said.news()
         nursery.cancel_scope.cancel()
     runs = [(start, start + count) for start, count in said.bodies[0].tiles]
     held = {tile for start, stop in runs for tile in range(start, stop)}
@@ -85,29 +94,28 @@ async def test_a_part_in_any_place_is_said_as_it_is(
 
 
 async def test_progress_is_said_now_and_then_and_a_removal_taken_back(
-    store: Store, model: bytes, autojump_clock: trio.testing.MockClock
+    store: Store, model: bytes
 ) -> None:
     said = Said()
     shards = said.shards(store)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shards.run)
+        began = trio.current_time()
         for _ in range(50):
             shards.changed(model)
-            await trio.sleep(SETTLE_SECONDS / 25)
-        await trio.sleep(SETTLE_SECONDS)
-        assert 1 <= len(said.bodies) <= 4
+            await trio.sleep(SETTLE / 25)
+        await said.news()
+        periods = (trio.current_time() - began) / SETTLE
+        assert 1 <= len(said.bodies) <= periods + 1
         remove_model(store, model)
         shards.changed(model, at_once=True)
-        with trio.fail_after(60):
-            while not said.withdrawn:
-                await trio.sleep(0.1)
+        while not said.withdrawn:
+            await said.news()
         nursery.cancel_scope.cancel()
     assert said.withdrawn == [model]
 
 
-async def test_who_has_begun_to_collect_says_so(
-    store: Store, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_who_has_begun_to_collect_says_so(store: Store) -> None:
     said = Said()
     said.pulling = True
     unknown = cid_of(b"a model that is not here yet")
@@ -115,8 +123,6 @@ async def test_who_has_begun_to_collect_says_so(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shards.run)
         shards.changed(unknown, at_once=True)
-        with trio.fail_after(60):
-            while not said.bodies:
-                await trio.sleep(0.1)
+        await said.news()
         nursery.cancel_scope.cancel()
     assert said.bodies == [ShardBody(model=unknown, tiles=())]

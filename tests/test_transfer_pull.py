@@ -8,6 +8,7 @@ import trio
 
 from protocols.blocks import FetchRequest
 from protocols.manifest import ExpertManifest, ModelManifest, encode_manifest
+from protocols.schedule import PATIENCE
 from protocols.tensorblock import SUBTILE
 from synapsed.models import (
     UnknownPartError,
@@ -21,7 +22,7 @@ from synapsed.store import QuotaExceededError
 from synapsed.transfer.errors import PullFailedError
 from synapsed.transfer.limits import Throttle
 from synapsed.transfer.plan import Part
-from synapsed.transfer.progress import PullProgress
+from synapsed.transfer.progress import PullProgress, PullReport
 from tests.store_kit import Events, check_store, model_folder, moe_tensors, reopened, same_folders
 from tests.transfer_rig import Node, World, world
 
@@ -341,6 +342,27 @@ async def test_co_pullers_who_know_only_the_source_do_not_meet_but_one_finds_the
     assert second.asked, "first took nothing from second"
     size = sum(ref.size for ref in model_of(origin, cid).files)
     assert origin.uploads.sent < 1.4 * size
+
+
+async def test_pullers_of_different_parts_do_not_wait_for_each_other(
+    swarm: World, folder: Path
+) -> None:
+    origin, left, right = (swarm.node() for _ in range(3))
+    cid = imported(origin, folder)
+    origin.uploads.set_rate(4 * MiB)
+    reports: dict[bytes, PullReport] = {}
+
+    async def pull(node: Node, part: Part) -> None:
+        reports[node.name] = await node.puller.pull(cid, part)
+
+    left.knows(origin, right)
+    right.knows(origin, left)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pull, left, Part(experts=("layer0.expert0", "layer1.expert1")))
+        nursery.start_soon(pull, right, Part(tensors=("big.weight",)))
+    for report in reports.values():
+        assert [share.peer for share in report.peers] == [origin.name]
+    assert reports[left.name].seconds < PATIENCE
 
 
 async def test_what_has_arrived_is_served_before_the_pull_is_over(

@@ -45,7 +45,7 @@ def status(cli: Cli) -> None:
             ("home", found.home),
             *(("listens at", addr) for addr in found.addrs),
             ("peers", f"{found.connected} connected of {found.target_peers} wanted"),
-            ("live", f"{found.live} daemons by their heartbeats"),
+            ("live", f"{found.live} by their heartbeats, this one included"),
             ("catalog", f"{found.announcements} announcements"),
             ("models", f"{found.models}"),
             (

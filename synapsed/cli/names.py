@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from protocols.errors import SynapseError
-from synapsed.control.models import CID_PATTERN, Announcements, Models, Peers
+from synapsed.control.fields import CID_PATTERN
+from synapsed.control.models import Announcements, Models, Peers
 
 if TYPE_CHECKING:
     from synapsed.control.client import Client

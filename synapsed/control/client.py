@@ -261,6 +261,6 @@ def _told(socket: Path) -> Iterator[None]:
         ) from error
     except httpx.TransportError as error:
         raise NoDaemonError(
-            f"the daemon at {socket} closed the connection: {error}",
-            remedy="look at its log, and start it again",
+            f"the daemon at {socket} stopped, or closed the connection",
+            remedy="look at its log, and start it again if need be",
         ) from error

@@ -101,6 +101,7 @@ _STATUS_BY_CODE = {
     "quota-exceeded": 507,
     "disk-full": 507,
     # What the owner named is not what it should be, which is no refusal of ours.
+    "bad-address": 422,
     "bad-path": 422,
     "bad-manifest": 422,
     "not-a-model": 422,
@@ -111,6 +112,9 @@ _STATUS_BY_CODE = {
     "destination": 409,
     "incomplete": 409,
     "unknown-dependency": 409,
+    "wrong-base": 409,
+    "manifest-damaged": 409,
+    "unknown-part": 404,
     # Others failed.
     "net": 502,
     "peer-unreachable": 502,

@@ -1,39 +1,22 @@
 """Every path of the control socket: what the CLI does, in the same words.
 
 A handler parses ids, calls the node, and answers with one struct. Errors travel as typed
-exceptions and become JSON in one place, `_typed`.
+exceptions and become JSON in replies.py.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
-import trio
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi import Path as InPath
-from fastapi.exceptions import RequestValidationError
-from starlette import status
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from protocols.cid import parse_cid
-from protocols.errors import MalformedError, SynapseError
-from protocols.peerid import parse_peer_id
 from synapsed.control import metrics, models, schema
 from synapsed.control.api import NodeApi
-from synapsed.control.gate import problem_response
+from synapsed.control.fields import CID_PATTERN
 from synapsed.control.jobs import JobBoard
-from synapsed.control.models import CID_PATTERN, Problem
-from synapsed.control.problems import (
-    InvalidError,
-    TimedOutError,
-    UnknownError,
-    first_typed,
-    http_problem,
-)
+from synapsed.control.replies import answer_errors, body_as, path_of, peer_of, reply, within
 from synapsed.control.schema import LONG_WORK, route
 from synapsed.control.streams import EventStream, JobStream
 from synapsed.events import Event
@@ -62,11 +45,7 @@ def build_app(node: NodeApi, jobs: JobBoard, usage: ProcessMeter, recent: deque[
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.openapi = lambda: schema.document(app)  # type: ignore[method-assign]
-    app.add_exception_handler(SynapseError, _typed)
-    app.add_exception_handler(ExceptionGroup, _typed)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _defect)
+    answer_errors(app)
     app.include_router(_daemon(node, jobs, usage))
     app.include_router(_events(node, recent))
     app.include_router(_peers(node))
@@ -75,102 +54,6 @@ def build_app(node: NodeApi, jobs: JobBoard, usage: ProcessMeter, recent: deque[
     app.include_router(_long_work(node, jobs))
     app.include_router(_store(node, jobs))
     return app
-
-
-# -- requests and replies -------------------------------------------------------------------
-
-
-def reply(value: object, status: int = 200) -> Response:
-    """`value` as JSON."""
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """TimedOutError where the block takes longer."""
-    with trio.move_on_after(seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise TimedOutError(
-            f"no answer within {seconds:g} s", remedy="is the disk or the peer stuck? try again"
-        )
-
-
-async def _body(request: Request, kind: Any, *, absent: bytes = b"") -> Any:
-    """The request's body as `kind`: MalformedError if it is not JSON, InvalidError if it differs.
-
-    `absent` stands for a body that is empty.
-    """
-    data = await request.body() or absent
-    if not data:
-        raise MalformedError("this request needs a JSON body", remedy="/openapi.json has its shape")
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        raise InvalidError(
-            f"the request's body: {error}", remedy="/openapi.json has its shape"
-        ) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise MalformedError(f"the request's body is not JSON: {error}") from error
-
-
-async def _path(text: str, *, to_write: bool = False) -> Path:
-    """An absolute path of what is there, or `to_write` in a folder that is. UnknownError."""
-    path = Path(text)
-    try:
-        await trio.Path(path.parent if to_write else path).stat()
-        with suppress(FileNotFoundError):
-            await trio.Path(path).stat()  # a name that no file system takes
-    except OSError as error:
-        raise UnknownError(
-            f"{text[:500]}: {error.strerror}",
-            remedy="give an absolute path on the daemon's machine that its user can reach",
-        ) from error
-    return path
-
-
-def _peer(text: str) -> bytes:
-    """The peer id in `text`. UnknownError: what is no id is no peer either."""
-    try:
-        return parse_peer_id(text)
-    except MalformedError as error:
-        raise UnknownError(error.message, remedy="synapsectl peers --all lists them") from error
-
-
-async def _typed(_request: Request, error: Exception) -> Response:
-    typed = first_typed(error)
-    if typed is None:
-        raise error
-    return problem_response(typed)
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    if request.method not in schema.methods_of(request.app, request.url.path):
-        # GET /v1/models/import is not the model `import`: that path takes POST alone.
-        return await _http(request, HTTPException(status.HTTP_405_METHOD_NOT_ALLOWED))
-    where = " ".join(str(part) for part in first["loc"])
-    problem = Problem(error="invalid", message=f"{where}: {first['msg']}", status=422)
-    return reply(problem, problem.status)
-
-
-async def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    answer = reply(http_problem(error.status_code, str(error.detail)), error.status_code)
-    if error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED:
-        # Starlette's own names the methods of one route only, and a path may have two.
-        answer.headers["allow"] = ", ".join(schema.methods_of(request.app, request.url.path))
-    return answer
-
-
-async def _defect(_request: Request, error: Exception) -> Response:
-    problem = Problem(
-        error="defect",
-        message=f"a defect of the daemon: {type(error).__name__}",
-        remedy="the daemon's log has the details; please report them",
-    )
-    return reply(problem, problem.status)
 
 
 # -- the daemon -----------------------------------------------------------------------------
@@ -197,7 +80,7 @@ def _daemon(node: NodeApi, jobs: JobBoard, usage: ProcessMeter) -> APIRouter:
     @router.put("/v1/limits", **route(models.Limits, body=models.LimitsRequest))
     async def set_limits(request: Request) -> Response:
         """Change limits until the restart."""
-        change = await _body(request, models.LimitsRequest)
+        change = await body_as(request, models.LimitsRequest)
         with within(BRIEF_S):
             return reply(await node.set_limits(change))
 
@@ -272,9 +155,9 @@ def _peers(node: NodeApi) -> APIRouter:
     )
     async def ping(request: Request) -> Response:
         """One round trip to a peer."""
-        asked = await _body(request, models.PeerRequest)
+        asked = await body_as(request, models.PeerRequest)
         with within(BRIEF_S):
-            return reply(await node.ping(_peer(asked.peer_id)))
+            return reply(await node.ping(peer_of(asked.peer_id)))
 
     @router.post(
         "/v1/peers/connect",
@@ -282,7 +165,7 @@ def _peers(node: NodeApi) -> APIRouter:
     )
     async def connect(request: Request) -> Response:
         """Dial an address."""
-        asked = await _body(request, models.ConnectRequest)
+        asked = await body_as(request, models.ConnectRequest)
         with within(BRIEF_S):
             return reply(await node.connect(asked.addr))
 
@@ -313,9 +196,9 @@ def _announcements(node: NodeApi) -> APIRouter:
     )
     async def publish(request: Request) -> Response:
         """Store a manifest and announce it."""
-        draft: models.Draft = await _body(request, models.Draft)
+        draft: models.Draft = await body_as(request, models.Draft)
         if not isinstance(draft, models.ProposalDraft):
-            await _path(draft.file)
+            await path_of(draft.file)
         with within(SLOW_S):
             return reply(await node.publish(draft), 201)
 
@@ -379,8 +262,8 @@ def _long_work(node: NodeApi, jobs: JobBoard) -> APIRouter:
     )
     async def import_model(request: Request) -> Response:
         """Take a folder or file into the store. Cancelled when the client goes away."""
-        asked = await _body(request, models.ImportRequest)
-        path = await _path(asked.path)
+        asked = await body_as(request, models.ImportRequest)
+        path = await path_of(asked.path)
         return JobStream(
             lambda: jobs.start(
                 "import", asked.path, asked.name, lambda r: node.import_model(path, asked.name, r)
@@ -399,7 +282,7 @@ def _long_work(node: NodeApi, jobs: JobBoard) -> APIRouter:
     @router.post("/v1/models/{cid}/pull", **pulling)
     async def pull(request: Request, cid: CidText, detach: bool = False) -> Response:
         """Fetch a model, or parts of it. With `detach` it goes on when the client has gone."""
-        asked = await _body(request, models.PullRequest, absent=b"{}")
+        asked = await body_as(request, models.PullRequest, absent=b"{}")
         wanted = parse_cid(cid)
         parts = (tuple(asked.experts), tuple(asked.tensors))
 
@@ -420,9 +303,9 @@ def _long_work(node: NodeApi, jobs: JobBoard) -> APIRouter:
     )
     async def export(request: Request, cid: CidText) -> Response:
         """Write a model's files into a new or empty folder."""
-        asked = await _body(request, models.ExportRequest)
+        asked = await body_as(request, models.ExportRequest)
         wanted = parse_cid(cid)
-        path = await _path(asked.path, to_write=True)
+        path = await path_of(asked.path, to_write=True)
         return JobStream(
             lambda: jobs.start("export", cid, asked.path, lambda r: node.export(wanted, path, r))
         )

@@ -1,7 +1,8 @@
 """Serving the control socket: bind, accept the owner's connections, close them on the way out.
 
 Nothing that a client sends ends the daemon: each connection runs under `guard`, each job under
-`supervise`. FastAPI and Hypercorn are imported when serving starts, not when this module is.
+`supervise`. Importing this module imports FastAPI and Hypercorn (130 ms beside libp2p, 16 MB): the
+daemon does it before its event loop runs, and the fork server once for all its daemons.
 """
 
 import os
@@ -13,11 +14,16 @@ from typing import Any
 
 import msgspec
 import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.trio.worker_context import WorkerContext
 
 from synapsed.control.api import NodeApi
 from synapsed.control.bind import bind, peer_uid
+from synapsed.control.connection import ControlConnection, http_config
+from synapsed.control.gate import BodyGate
 from synapsed.control.jobs import JobBoard
 from synapsed.control.models import Problem
+from synapsed.control.routes import build_app
 from synapsed.events import Event
 from synapsed.process_metrics import ProcessMeter
 from synapsed.supervise import guard, supervise
@@ -59,13 +65,6 @@ def start_app(node: NodeApi, nursery: trio.Nursery) -> Handle:
 
     Its jobs and its memory of recent events live in `nursery`.
     """
-    # 130 ms of imports, which only a daemon should pay.
-    from hypercorn.app_wrappers import ASGIWrapper  # noqa: PLC0415
-    from hypercorn.trio.worker_context import WorkerContext  # noqa: PLC0415
-
-    from synapsed.control.connection import ControlConnection, http_config  # noqa: PLC0415
-    from synapsed.control.gate import BodyGate  # noqa: PLC0415
-    from synapsed.control.routes import build_app  # noqa: PLC0415
 
     def spawn(name: str, work: Callable[[], Awaitable[None]]) -> None:
         nursery.start_soon(partial(supervise, name, work, node.bus.emit, restart=False))

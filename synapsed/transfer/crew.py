@@ -90,8 +90,17 @@ class Crew:
             self._engage()
             why = self._hopeless()
             if why:
-                self._work.fail(PullFailedError(why, self.reasons()))
+                self._work.fail(PullFailedError(f"{why}{self._lack()}", self.reasons()))
             await trio.sleep(WATCH_SECONDS)
+
+    def _lack(self) -> str:
+        if not self._work.ready.is_set():
+            return ", and the model's manifest or headers are not complete"
+        schedule = self._work.schedule
+        for file, (leaf, _) in schedule.lacking(1):
+            root = self._work.files[file][0].hex()
+            return f", and {schedule.left_bytes} bytes lack, the first in sub-tile {leaf} of {root}"
+        return ""
 
     def reasons(self) -> dict[bytes, str]:
         """What is known against each peer that was or is asked."""

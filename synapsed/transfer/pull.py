@@ -18,7 +18,7 @@ import trio
 from protocols.blocks import Span
 from protocols.errors import MismatchError, SynapseError
 from protocols.peerscore import Fault
-from protocols.pullpeer import Assignment
+from protocols.pullpeer import Assignment, Peer
 from protocols.schedule import Schedule
 from protocols.tensorblock import Layout
 from synapsed.models import model_manifest
@@ -43,7 +43,7 @@ REPORT_SECONDS = 0.25
 """Between two reports of progress."""
 
 Credit = Callable[[bytes, int, float], None]
-"""(peer, verified bytes, seconds) of what a peer gave: the peer book's `transferred`."""
+"""(peer, verified bytes, seconds in which it was asked): the peer book's `transferred`."""
 
 
 def _no_credit(_peer: bytes, _count: int, _seconds: float) -> None:
@@ -226,10 +226,7 @@ class Pull:
     def _finish(self, seconds: float) -> PullReport:
         assert self._meter is not None
         self._progress(self._meter.progress(self.crew.sessions, self.schedule))
-        report = self._meter.report(self.cid, seconds, self.crew.faults)
-        for share in report.peers:
-            self._puller.credit(share.peer, share.bytes, share.seconds)
-        return report
+        return self._meter.report(self.cid, seconds, self.crew.faults)
 
     # -- what sessions need -----------------------------------------------------------------
 
@@ -247,6 +244,11 @@ class Pull:
     def paused(self) -> bool:
         """Whether nothing may be asked for just now."""
         return self._puller.paused
+
+    def left(self, peer: Peer) -> None:
+        """A peer is asked no more; what it gave is to its credit."""
+        if peer.busy:
+            self._puller.credit(peer.peer, peer.bytes, peer.busy)
 
     async def keep(self, run: Assignment, data: bytearray) -> None:
         """Verify and keep the next leaf of `run`. PeerError where it is not what it should be."""

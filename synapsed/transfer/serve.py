@@ -46,8 +46,9 @@ from synapsed.transfer.talk import Stream
 
 MAX_STREAMS_PER_PEER = 16
 """Two for each of our pulls and repairs, a handful at a time, and one for a probe."""
-IDLE_SECONDS = 120.0
-"""A stream on which nothing is asked is ended: pullers poll every few seconds."""
+IDLE_SECONDS = 600.0
+"""A stream on which nothing is asked is ended. A source that only stands by for a pull keeps its
+stream so long; their number is bounded."""
 STALL_SECONDS = 60.0
 """A chunk that the peer does not take for so long ends the stream: its window is shut."""
 BUSY_RETRY_MS = 2000

@@ -24,7 +24,7 @@ from protocols.blocks import (
 )
 from protocols.errors import LimitError, MalformedError, SynapseError
 from protocols.peerscore import Fault
-from protocols.pullpeer import Assignment
+from protocols.pullpeer import Assignment, Peer
 from protocols.schedule import Schedule
 from protocols.tensorblock import Layout
 from synapsed.net.errors import NetError
@@ -44,8 +44,6 @@ COMPLETE_POLL_SECONDS = 10.0
 FAR_GRACE_SECONDS = 0.2
 """That a peer elsewhere waits before it is first asked, so that those near by, who are preferred,
 can say what they have."""
-MAX_BROKEN_CLAIMS = 1
-"""Refusals of what a peer claims to hold: one may be a race with its garbage collection."""
 
 A = TypeVar("A", bound=Answer)
 
@@ -78,6 +76,9 @@ class Work(Protocol):
     async def keep(self, run: Assignment, data: bytearray) -> None:
         """Verify and keep the next leaf of `run`. PeerError where it is not what it should be."""
 
+    def left(self, peer: Peer) -> None:
+        """A peer is asked no more; what it gave stands in its record."""
+
     def fail(self, error: SynapseError) -> None:
         """End the pull: what is wrong is not a peer's doing."""
 
@@ -95,7 +96,8 @@ class Session:
         self._open = trio.Event()
         self._scope = trio.CancelScope()
         self._failure: PeerError | None = None
-        self._broken_claims = 0
+        self._hears = 0
+        self._doubted_at: int | None = None
         self._stirred = trio.Event()
 
     @property
@@ -129,7 +131,8 @@ class Session:
         finally:
             self._open.set()
             self._questions = None
-            if schedule is not None:
+            if schedule is not None and self.peer in schedule.peers:
+                self._work.left(schedule.peers[self.peer])
                 schedule.drop_peer(self.peer)
                 self._work.tell_change()
         return self._failure
@@ -155,15 +158,16 @@ class Session:
         """
         await self._open.wait()
         async with self._lock:
-            if self._questions is None or self._failure is not None:
+            talk = self._questions
+            if talk is None or self._failure is not None:
                 raise self._failure or PeerError("it is not connected", None)
             done = False
             try:
-                await self._questions.send(request)
-                answer = await self._questions.answer(kind, ASK_SECONDS)
+                await talk.send(request)
+                answer = await talk.answer(kind, ASK_SECONDS)
                 raw = b""
                 if answer.length:
-                    raw = await self._questions.raw(answer.length, most, ASK_SECONDS)
+                    raw = await talk.raw(answer.length, most, ASK_SECONDS)
                 done = True
             except PeerRefusedError:
                 done = True
@@ -190,6 +194,7 @@ class Session:
             for number, holding in enumerate(answer.files, first):
                 self._check(number, holding)
                 news = schedule.heard(self.peer, number, holding) or news
+        self._hears += 1
         if news:
             self._work.tell_change()
 
@@ -227,14 +232,14 @@ class Session:
     async def _fetch(self, talk: Talk) -> None:
         """Keep the pipeline full until the pull is finished."""
         schedule = self._work.schedule
-        flying: deque[Assignment] = deque()
+        flying: deque[tuple[Assignment, int]] = deque()
         while not schedule.finished:
             while run := self._next_run():
                 root = self._work.files[run.file][0]
                 await talk.send(FetchRequest(root=root, lo=run.lo, hi=run.hi))
-                flying.append(run)
+                flying.append((run, self._hears))
             if flying:
-                await self._receive(talk, flying.popleft())
+                await self._receive(talk, *flying.popleft())
             else:
                 await self._work.wait_for_change(schedule.recheck_after())
 
@@ -243,12 +248,12 @@ class Session:
             return None
         return self._work.schedule.next_run(self.peer, trio.current_time())
 
-    async def _receive(self, talk: Talk, run: Assignment) -> None:
+    async def _receive(self, talk: Talk, run: Assignment, heard: int) -> None:
         schedule = self._work.schedule
         try:
             answer = await talk.answer(Bytes, schedule.timeout(self.peer))
         except PeerRefusedError as error:
-            await self._refused(run, error)
+            await self._refused(run, heard, error)
             return
         if answer.length != run.size:
             raise MalformedError(f"{answer.length} bytes where {run.size} were asked for")
@@ -256,14 +261,18 @@ class Session:
             data = await talk.stream.read_exactly(size, timeout=schedule.timeout(self.peer))
             await self._work.keep(run, data)
 
-    async def _refused(self, run: Assignment, error: PeerRefusedError) -> None:
+    async def _refused(self, run: Assignment, heard: int, error: PeerRefusedError) -> None:
+        """What it said it had when we last heard (`heard` times) it does not have.
+
+        Once that may be a race with its garbage collection; not when it has just said so again.
+        """
         if error.refusal.code != "not-held":
             raise error
-        self._broken_claims += 1
-        if self._broken_claims > MAX_BROKEN_CLAIMS:
+        if self._doubted_at is not None and heard >= self._doubted_at:
             raise PeerError("it claims sub-tiles that it does not have", Fault.LIED) from error
         self._work.schedule.failed(run)
         await self._hear()
+        self._doubted_at = self._doubted_at or self._hears
 
 
 def leaf_sizes(layout: Layout, run: Assignment) -> list[int]:

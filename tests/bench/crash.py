@@ -166,7 +166,8 @@ def _look(folder: Path, paths: Paths, count: _Count) -> Held:
     for held in store.files():
         count.bad += sum(1 for _ in _wrong(held, paths[held.root]))
         held_now[held.root] = held.have
-        begun = begun or 0 < held.have.count < held.layout.leaf_count
+        fresh = held.layout.sections[0].leaves if held.header else 0
+        begun = begun or fresh < held.have.count < held.layout.leaf_count
     count.midway += begun
     found = store.scrub()
     count.bad += len(found.bad_leaves) + len(found.bad_blocks)

@@ -1,0 +1,129 @@
+"""Reading requests and writing replies: what every handler of routes.py does the same way."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette import status
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from protocols.errors import MalformedError, SynapseError
+from protocols.peerid import parse_peer_id
+from synapsed.control import schema
+from synapsed.control.gate import problem_response
+from synapsed.control.models import Problem
+from synapsed.control.problems import (
+    InvalidError,
+    TimedOutError,
+    UnknownError,
+    first_typed,
+    http_problem,
+)
+
+
+def reply(value: object, status: int = 200) -> Response:
+    """`value` as JSON."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """TimedOutError where the block takes longer."""
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise TimedOutError(
+            f"no answer within {seconds:g} s", remedy="is the disk or the peer stuck? try again"
+        )
+
+
+async def body_as(request: Request, kind: Any, *, absent: bytes = b"") -> Any:
+    """The request's body as `kind`: MalformedError if it is not JSON, InvalidError if it differs.
+
+    `absent` stands for a body that is empty.
+    """
+    data = await request.body() or absent
+    if not data:
+        raise MalformedError("this request needs a JSON body", remedy="/openapi.json has its shape")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidError(
+            f"the request's body: {error}", remedy="/openapi.json has its shape"
+        ) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise MalformedError(f"the request's body is not JSON: {error}") from error
+
+
+async def path_of(text: str, *, to_write: bool = False) -> Path:
+    """An absolute path of what is there, or `to_write` in a folder that is. UnknownError."""
+    path = Path(text)
+    try:
+        await trio.Path(path.parent if to_write else path).stat()
+        with suppress(FileNotFoundError):
+            await trio.Path(path).stat()  # a name that no file system takes
+    except OSError as error:
+        raise UnknownError(
+            f"{text[:500]}: {error.strerror}",
+            remedy="give an absolute path on the daemon's machine that its user can reach",
+        ) from error
+    return path
+
+
+def peer_of(text: str) -> bytes:
+    """The peer id in `text`. UnknownError: what is no id is no peer either."""
+    try:
+        return parse_peer_id(text)
+    except MalformedError as error:
+        raise UnknownError(error.message, remedy="synapsectl peers --all lists them") from error
+
+
+async def _typed(_request: Request, error: Exception) -> Response:
+    typed = first_typed(error)
+    if typed is None:
+        raise error
+    return problem_response(typed)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if request.method not in schema.methods_of(request.app, request.url.path):
+        # GET /v1/models/import is not the model `import`: that path takes POST alone.
+        return await _http(request, HTTPException(status.HTTP_405_METHOD_NOT_ALLOWED))
+    where = " ".join(str(part) for part in first["loc"])
+    problem = Problem(error="invalid", message=f"{where}: {first['msg']}", status=422)
+    return reply(problem, problem.status)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    answer = reply(http_problem(error.status_code, str(error.detail)), error.status_code)
+    if error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED:
+        # Starlette's own names the methods of one route only, and a path may have two.
+        answer.headers["allow"] = ", ".join(schema.methods_of(request.app, request.url.path))
+    return answer
+
+
+async def _defect(_request: Request, error: Exception) -> Response:
+    problem = Problem(
+        error="defect",
+        message=f"a defect of the daemon: {type(error).__name__}",
+        remedy="the daemon's log has the details; please report them",
+    )
+    return reply(problem, problem.status)
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Give every error that a handler raises the one JSON shape."""
+    app.add_exception_handler(SynapseError, _typed)
+    app.add_exception_handler(ExceptionGroup, _typed)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _defect)
