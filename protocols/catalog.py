@@ -22,6 +22,7 @@ import msgspec
 from protocols.announcement import (
     KINDS,
     MAX_LIFETIME,
+    MAX_SKEW,
     Body,
     Hearing,
     Judgement,
@@ -64,6 +65,9 @@ class CatalogLimits(msgspec.Struct, frozen=True):
 
     capacity: int = 16_384
     """Announcements in all: 1,000 daemons with 16 each. About 2 KB of memory each, so 32 MB."""
+    memory: int = 64 << 20
+    """Bytes in all: twice that, for those with many runs of tiles, of which the largest takes
+    80 KB."""
     per_issuer: int = 1024
     """Live announcements of one issuer: a daemon that seeds a whole shelf of models."""
     rate: float = 2.0
@@ -81,6 +85,8 @@ class CatalogLimits(msgspec.Struct, frozen=True):
             raise ValueError(f"an announcement lives for 1 to {MAX_LIFETIME} ms")
         if not 0 < self.per_issuer <= self.capacity:
             raise ValueError("one issuer cannot have more announcements than a catalog")
+        if self.memory <= 0:
+            raise ValueError("a catalog needs memory for its announcements")
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -146,7 +152,7 @@ class Catalog:
         self._public_key = public_key
         self._sign = sign
         self._verify = verify
-        self._shelf = Shelf()
+        self._shelf = Shelf(spared=self._me)
         self._rates = Buckets(self._limits.rate, self._limits.burst, MAX_BUCKETS)
         self._passed: dict[bytes, float] = {}
         self._own_bucket = TokenBucket(
@@ -196,10 +202,16 @@ class Catalog:
             return judgement, effects
         if source is Source.GOSSIP:
             self._rates.take(entry.issuer, now)
-        self._shelf.put(entry)
+        self._replace(entry)
         effects += [Save(TABLE, record_key(entry), entry.envelope), _told("accepted", entry)]
         effects.append(Changed(entry.kind, entry.subject))
         return judgement, effects + self._make_room()
+
+    def _replace(self, entry: Entry) -> None:
+        old = self._shelf.get(entry.key)
+        if old is not None and old.announcement.seq == entry.announcement.seq:
+            self._pass_id(old.id, old.announcement.expires / 1000)
+        self._shelf.put(entry)
 
     def _judge(self, data: bytes, topic: str | None, source: Source, now: float) -> Judgement:
         hearing = Hearing(
@@ -217,6 +229,8 @@ class Catalog:
         newest = self.newest(*entry.key)
         if newest is None or newest[0] != entry.announcement.seq or newest[1] == entry.id:
             return []
+        if entry.id in self._passed:
+            return []  # who repeats what was held against its issuer already adds nothing
         why = "said two different things under one sequence number"
         return [Blame(entry.issuer, Fault.LIED, why)]
 
@@ -262,8 +276,9 @@ class Catalog:
 
     def _make_room(self) -> Effects:
         effects: Effects = []
-        while len(self._shelf) > self._limits.capacity:
-            fullest = self._shelf.fullest_issuer(but=self._me)
+        limits = self._limits
+        while len(self._shelf) > limits.capacity or self._shelf.weight > limits.memory:
+            fullest = self._shelf.fullest_issuer()
             if fullest is None:
                 break
             victim = min(
@@ -389,6 +404,14 @@ class Catalog:
         """Live announcements, by kind, subject and issuer."""
         return self._shelf.live(KINDS if kind is None else (kind,))
 
+    def counts(self) -> dict[str, int]:
+        """Live announcements of each kind that there is."""
+        return self._shelf.counts()
+
+    def offering(self, subject: bytes) -> list[bytes]:
+        """Who announces `subject`, as whatever it is, by peer id."""
+        return self._shelf.issuers(subject, KINDS)
+
     def entry(self, digest: bytes) -> Entry | None:
         """One announcement, or tombstone, by its id."""
         return self._shelf.by_id(digest)
@@ -422,10 +445,12 @@ def _says(entry: Entry, body: Body, withdrawn: bool) -> bool:
 
 
 def _renewal_due(entry: Entry, now: float) -> bool:
-    """After half to three quarters of its life, spread by its id: not all at once."""
+    """After half to three quarters of its life, spread by its id: not all at once. And where our
+    clock ran so far ahead when we said it that others have ignored it."""
     said = entry.announcement
     life = said.expires - said.issued
-    return not said.withdrawn and now * 1000 >= said.issued + life // 2 + life * entry.id[0] // 1024
+    due = said.issued + life // 2 + life * entry.id[0] // 1024
+    return not said.withdrawn and not said.issued - MAX_SKEW <= now * 1000 < due
 
 
 def _told(what: str, entry: Entry) -> Emit:

@@ -21,6 +21,8 @@ Rules of this file:
 2. What is older than the newest that we know of an issuer is nothing; also for a while after
    it went down, so that old heartbeats cannot raise the dead.
 3. A signature is verified once for each heartbeat: copies are recognised by their bytes.
+4. Where our clock is set back, all that we measure by it is shifted: nobody lives longer for it.
+5. A full list takes in our own neighbours all the same: there are only so many of those.
 
 The bound. With a live path of at most `hops` between any two, each passing a batch on within
 `flush` + the link's delay: who comes is on every list after hops * (flush + delay), and who
@@ -190,6 +192,7 @@ class Liveness:
         self._neighbours = Buckets(NEIGHBOUR_RATE, NEIGHBOUR_BURST, MAX_LIVE)
         self._seq = 0
         self._beat_at = 0.0
+        self._ticked = 0.0
         self._leaving = False
 
     def handle(self, event: Event, now: float) -> Effects:
@@ -225,6 +228,9 @@ class Liveness:
         )
 
     def _tick(self, now: float) -> Effects:
+        if now < self._ticked:
+            self._shift(now - self._ticked)
+        self._ticked = now
         effects: Effects = []
         if not self._leaving and now >= self._beat_at:
             # The next one is due by what this one says, however the list grows meanwhile.
@@ -238,6 +244,18 @@ class Liveness:
             if now >= past.until:
                 del self._past[issuer]
         return effects
+
+    def _shift(self, seconds: float) -> None:
+        """The clock jumped by so many seconds, backwards, and with it all that we noted by it."""
+        replace = msgspec.structs.replace
+        self._beat_at += seconds
+        self._live = {
+            issuer: replace(peer, sent=peer.sent + seconds, since=peer.since + seconds)
+            for issuer, peer in self._live.items()
+        }
+        self._past = {
+            issuer: _Past(past.seq, past.until + seconds) for issuer, past in self._past.items()
+        }
 
     def _beat(self, now: float, ttl: int) -> Effects:
         issued = int(now * 1000)
@@ -383,8 +401,9 @@ class Liveness:
         return not self._issuers.has(issuer, now)
 
     def is_full(self, issuer: bytes) -> bool:
-        """Whether the list is full and the issuer is not on it."""
-        return len(self._live) >= MAX_LIVE and issuer not in self._live
+        """Whether there is no room on the list for the issuer, who is no neighbour of ours."""
+        known = issuer in self._live or issuer in self._due
+        return len(self._live) >= MAX_LIVE and not known
 
     # -- queries -------------------------------------------------------------------------------
 

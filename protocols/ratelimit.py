@@ -11,7 +11,8 @@ import math
 class TokenBucket:
     """`rate` tokens a second, at most `burst` saved up; it begins full.
 
-    Times are seconds of any clock that does not run backwards; where it does, nothing is refilled.
+    Times are seconds of any clock. Where it is set back nothing is earned, and time goes on from
+    there: a rate does not stand still for the hours by which a wall clock was corrected.
     """
 
     __slots__ = ("_at", "_tokens", "burst", "rate")
@@ -30,7 +31,7 @@ class TokenBucket:
             # From -inf the first call finds the bucket full, whatever its rate.
             earned = math.inf if self._at == -math.inf else (now - self._at) * self.rate
             self._tokens = min(self.burst, self._tokens + earned)
-            self._at = now
+        self._at = now
         return self._tokens
 
     def take(self, n: float, now: float) -> float:

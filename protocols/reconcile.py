@@ -19,12 +19,14 @@ Rules of this file:
    not fit waits for a later turn, or for a later conversation.
 2. Nothing received is believed: ids only decide what is asked for, and envelopes go through
    the catalog's own validation.
+3. Each envelope is sent once in a conversation, however often its range is asked about: what a
+   stranger can make us upload is one catalog.
 """
 
 import hashlib
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, Protocol
 
@@ -238,6 +240,7 @@ class Conversation:
         self._reconciler = Reconciler(shelf.ids())
         self._ranges: Ranges = ()
         self._push: deque[bytes] = deque()
+        self._told: set[bytes] = set()
         self._want: deque[bytes] = deque()
         self._named = 0
         self._turns = 0
@@ -268,11 +271,16 @@ class Conversation:
         envelopes = cut(raw, turn.lengths)
         answer = self._reconciler.answer(turn.ranges)
         self._ranges = answer.ranges
-        self._push.extend(answer.have)
-        self._push.extend(turn.want)
+        self._push.extend(self._untold((*answer.have, *turn.want)))
         self._want.extend(answer.need)
         self._heard_something = bool(turn.ranges or turn.want or turn.lengths)
         return envelopes
+
+    def _untold(self, digests: Iterable[bytes]) -> Iterator[bytes]:
+        for digest in digests:
+            if digest not in self._told:
+                self._told.add(digest)
+                yield digest
 
     def reply(self) -> bytes | None:
         """Our next frame; None where neither side has anything left to say."""

@@ -5,6 +5,7 @@ Only a data structure: what comes onto the shelf and what leaves it is decided i
 
 import heapq
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -13,6 +14,11 @@ from protocols.announcement import Announcement, Run, ShardBody, kind_of
 from protocols.cid import DAG_CBOR, cid_text
 
 _CID_PREFIX = bytes((1, DAG_CBOR, 0x12, 0x20))
+
+ENTRY_BYTES = 1536
+"""Of memory for an entry without its envelope and runs: objects, and its places in the orders."""
+RUN_BYTES = 128
+"""Of memory for one run of tiles: a tuple and two integers. On the wire it takes five."""
 
 Key = tuple[bytes, str, bytes]
 """(issuer, kind, subject)."""
@@ -51,6 +57,13 @@ class Entry(msgspec.Struct, frozen=True):
         """Text of the announcement's content id."""
         return cid_text(_CID_PREFIX + self.id)
 
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that it takes, about."""
+        body = self.announcement.body
+        runs = len(body.tiles) if isinstance(body, ShardBody) else 0
+        return ENTRY_BYTES + len(self.envelope) + RUN_BYTES * runs
+
 
 class Holding(msgspec.Struct, frozen=True):
     """That `peer` announces these tiles of a model: runs (start, count) in order."""
@@ -67,13 +80,19 @@ class Holding(msgspec.Struct, frozen=True):
 class Shelf:
     """Entries by key, by id (sorted), by subject, by issuer and by deadline."""
 
-    def __init__(self) -> None:
+    def __init__(self, spared: bytes) -> None:
+        """`spared` is the issuer that is never the fullest: ourselves."""
+        self._spared = spared
         self._by_key: dict[Key, Entry] = {}
         self._by_id: dict[bytes, Entry] = {}
         self._ids: list[bytes] = []
         self._by_subject: dict[tuple[str, bytes], dict[bytes, Entry]] = {}
         self._by_issuer: dict[bytes, dict[Key, Entry]] = {}
         self._deadlines: list[tuple[int, bytes]] = []
+        self._weights: Counter[bytes] = Counter()
+        self._heaviest: list[tuple[int, bytes]] = []  # (-weight, issuer), with stale ones
+        self.weight = 0
+        """Bytes of memory of all entries, about."""
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -96,10 +115,14 @@ class Shelf:
     def count_of(self, issuer: bytes) -> int:
         return len(self._by_issuer.get(issuer, ()))
 
-    def fullest_issuer(self, but: bytes) -> bytes | None:
-        """Who has the most entries, apart from `but`; of several, the greatest peer id."""
-        others = (issuer for issuer in self._by_issuer if issuer != but)
-        return max(others, key=lambda issuer: (self.count_of(issuer), issuer), default=None)
+    def fullest_issuer(self) -> bytes | None:
+        """Whose entries take the most memory, apart from `spared`; of several, any of them."""
+        while self._heaviest:
+            weight, issuer = self._heaviest[0]
+            if -weight == self._weights[issuer]:
+                return issuer
+            heapq.heappop(self._heaviest)
+        return None
 
     def of_subject(self, kind: str, subject: bytes) -> list[Entry]:
         """Live entries for one subject, by issuer."""
@@ -113,6 +136,15 @@ class Shelf:
             for (of_kind, subject), entries in self._by_subject.items()
             if of_kind == kind and any(entry.live for entry in entries.values())
         )
+
+    def issuers(self, subject: bytes, kinds: Iterable[str]) -> list[bytes]:
+        """Who has a live entry of one of these kinds about `subject`, in order."""
+        found = (self.of_subject(kind, subject) for kind in kinds)
+        return sorted({entry.issuer for entries in found for entry in entries})
+
+    def counts(self) -> dict[str, int]:
+        """Live entries of each kind that there is."""
+        return dict(Counter(entry.kind for entry in self._by_key.values() if entry.live))
 
     def live(self, kinds: Iterable[str]) -> list[Entry]:
         """Live entries of these kinds, by kind, subject and issuer."""
@@ -128,12 +160,14 @@ class Shelf:
         old = self._by_key.get(entry.key)
         if old is not None:
             self._forget_id(old.id)
+            self._weigh(old.issuer, -old.weight)
         self._by_key[entry.key] = entry
         self._by_id[entry.id] = entry
         insort(self._ids, entry.id)
         self._by_subject.setdefault((entry.kind, entry.subject), {})[entry.issuer] = entry
         self._by_issuer.setdefault(entry.issuer, {})[entry.key] = entry
         self._push_deadline(entry)
+        self._weigh(entry.issuer, entry.weight)
 
     def drop(self, entry: Entry) -> None:
         """Take an entry off the shelf."""
@@ -145,8 +179,10 @@ class Shelf:
             del self._by_subject[entry.kind, entry.subject]
         of_issuer = self._by_issuer[entry.issuer]
         del of_issuer[entry.key]
+        self._weigh(entry.issuer, -entry.weight)
         if not of_issuer:
             del self._by_issuer[entry.issuer]
+            self._weights.pop(entry.issuer, None)
 
     def expired(self, now_ms: int) -> list[Entry]:
         """Entries whose time is over; they are still on the shelf."""
@@ -160,6 +196,16 @@ class Shelf:
     def _forget_id(self, digest: bytes) -> None:
         del self._by_id[digest]
         del self._ids[bisect_left(self._ids, digest)]
+
+    def _weigh(self, issuer: bytes, change: int) -> None:
+        self.weight += change
+        if issuer == self._spared:
+            return
+        self._weights[issuer] += change
+        heapq.heappush(self._heaviest, (-self._weights[issuer], issuer))
+        if len(self._heaviest) > 2 * len(self._weights) + 64:
+            self._heaviest = [(-weight, issuer) for issuer, weight in self._weights.items()]
+            heapq.heapify(self._heaviest)
 
     def _push_deadline(self, entry: Entry) -> None:
         heapq.heappush(self._deadlines, (entry.announcement.expires, entry.id))

@@ -11,7 +11,7 @@ from protocols.errors import SynapseError
 from simnet.forks import FORK_SERVER
 from simnet.scenario import Check, Promise, Scenario, Step
 from simnet.steps import perform, wait_for
-from simnet.watch import follow, sample, watch
+from simnet.watch import sample, watch
 from simnet.weather import Shape
 from simnet.world import ExportRecord, PullRecord, Say, World, open_world
 
@@ -102,9 +102,6 @@ async def _live(world: World, result: Result) -> None:
     async with trio.open_nursery() as nursery:
         if world.scenario.watch:
             nursery.start_soon(watch, world)
-        if any(type(step).__name__ == "Announce" for step in world.scenario.steps):
-            for daemon in world.daemons:
-                nursery.start_soon(follow, world, daemon)
         for number, step in enumerate(world.scenario.steps, 1):
             line = await _step(world, number, step)
             result.steps.append(line)

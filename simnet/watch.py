@@ -1,6 +1,4 @@
-"""Watching a world while it runs: samples for the picture, and when announcements arrive."""
-
-from contextlib import suppress
+"""Samples of a world while it runs, for its picture."""
 
 import trio
 
@@ -9,9 +7,6 @@ from simnet.checks import held_bytes
 from simnet.daemon import Daemon
 from simnet.timeline import Sample
 from simnet.world import World
-from synapsed.control.models import EventInfo
-
-ACCEPTED = "announcement.accepted"
 
 
 async def watch(world: World) -> None:
@@ -48,15 +43,3 @@ async def _sample_one(world: World, daemon: Daemon) -> None:
             held=held,
         )
     )
-
-
-async def follow(world: World, daemon: Daemon) -> None:
-    """Note when `daemon` accepts announcements; again after it was restarted."""
-
-    def take(event: EventInfo) -> None:
-        world.accepted[event.fields["id"]].setdefault(daemon.index, event.at)
-
-    while True:
-        with suppress(SynapseError):  # not started yet, or killed; its next life is followed anew
-            await daemon.client.events(ACCEPTED, take)
-        await trio.sleep(1)

@@ -5,22 +5,27 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
 import trio
 
+from protocols.errors import SynapseError
 from simnet.addresses import claim_port
 from simnet.daemon import Daemon, Life
 from simnet.forks import FORK_SERVER, Forked, ForkServer, open_fork_server
 from simnet.liars import Liar
 from simnet.models import model_folder, size_of
 from simnet.proxy import Fabric
-from simnet.scenario import Choice, Scenario, Who
+from simnet.scenario import Announce, Choice, Scenario, Who
 from simnet.scenarioload import ScenarioError, span
 from simnet.timeline import Mark, Timeline
 from simnet.weather import Weather
+from synapsed.control.models import EventInfo
+
+ACCEPTED = "announcement.accepted"
+"""The event of a daemon that has taken an announcement into its catalog."""
 
 Say = Callable[[str], None]
 
@@ -152,6 +157,17 @@ class World:
                 await self.nursery.start(self.fabric.serve, daemon.index)
         await daemon.start(self.forks)
         self.mark(kind, daemon.index)
+        if any(isinstance(step, Announce) for step in self.scenario.steps):
+            self.nursery.start_soon(self._follow, daemon)
+
+    async def _follow(self, daemon: Daemon) -> None:
+        """Note when `daemon` accepts announcements, for as long as it lives."""
+
+        def take(event: EventInfo) -> None:
+            self.accepted[event.fields["id"]].setdefault(daemon.index, event.at)
+
+        with suppress(SynapseError):  # its end ends the stream
+            await daemon.client.events(ACCEPTED, take)
 
 
 @asynccontextmanager

@@ -57,6 +57,9 @@ MAX_ASKING = 2
 one peer that dawdles does not hold up the others."""
 MAX_SERVED = 4
 """Conversations that others may have with us at a time."""
+FAIR_SECONDS = 10.0
+"""After so long a conversation makes room for a newcomer where all places are taken: what it
+brought is kept, and strangers who only sit there keep nobody out."""
 SERVED_RATE, SERVED_BURST = 0.2, 6.0
 """Conversations a second and peer that others may begin: twice what the intervals above make."""
 BREATH = 16
@@ -92,7 +95,7 @@ class CatalogService:
         self._fresh: list[bytes] = []
         self._wake = trio.Event()
         self._asking = trio.CapacityLimiter(MAX_ASKING)
-        self._serving = 0
+        self._serving: dict[trio.CancelScope, float] = {}
         self._served = Buckets(SERVED_RATE, SERVED_BURST, 4096)
         self._pause = RECONCILE_SOONEST
         self._driver = Driver("catalog", tables={TABLE: table}, emit=emit, blame=net.blame)
@@ -231,30 +234,46 @@ class CatalogService:
         return None
 
     async def _serve(self, stream: Stream) -> None:
-        if self._serving >= MAX_SERVED or not self._served.take(stream.peer, self._clock()):
+        now = trio.current_time()
+        if not (self._served.take(stream.peer, now) and self._make_place(now)):
             return  # it will ask again, or somebody else
-        self._serving += 1
-        try:
-            with trio.move_on_after(CONVERSATION_SECONDS):
+        with trio.move_on_after(CONVERSATION_SECONDS) as scope:
+            self._serving[scope] = now
+            try:
                 await self._restored.wait()
                 await self._converse(stream, Conversation(self.catalog))
-        finally:
-            self._serving -= 1
+            finally:
+                del self._serving[scope]
 
-    async def _converse(self, stream: Stream, conversation: Conversation) -> int:
-        """Answer turns until both have nothing to say; how many announcements one of us lacked."""
-        received = 0
+    def _make_place(self, now: float) -> bool:
+        """Whether one more conversation may begin; the oldest one may have to end for it."""
+        if len(self._serving) < MAX_SERVED:
+            return True
+        oldest = min(self._serving, key=lambda scope: self._serving[scope], default=None)
+        if oldest is None or now - self._serving[oldest] < FAIR_SECONDS:
+            return False
+        oldest.cancel()
+        return True
+
+    async def _converse(self, stream: Stream, conversation: Conversation) -> int | None:
+        """Answer turns until both have nothing to say; how many announcements one of us lacked.
+
+        None where the other side ended it before it said anything.
+        """
+        received: int | None = None
         while True:
             try:
                 frame = await stream.read_frame(MAX_TURN, timeout=TURN_SECONDS)
             except StreamClosedError as error:
                 if not error.clean:
                     raise
+                if received is None:
+                    return None
                 break  # ended between two turns, as agreed
             kept = await self._hear(stream.peer, conversation.receive(frame))
+            received = (received or 0) + (kept or 0)
             if kept is None:
                 break
-            received += kept
             reply = conversation.reply()
             if reply is None:
                 break
@@ -279,6 +298,7 @@ class CatalogService:
             kept += judgement.verdict is Verdict.ACCEPT
             if count % BREATH == BREATH - 1:
                 await trio.lowlevel.checkpoint()
+                await self._driver.keep_up()
         return kept
 
 

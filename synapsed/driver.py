@@ -32,6 +32,8 @@ Performer = Callable[[Any], Awaitable[None] | None]
 
 BREATH = 32
 """Effects performed before others get their turn: 32 saves take about 1 ms."""
+BACKLOG = 256
+"""Lists of effects that may wait before `keep_up` waits, too: 4 MB of the largest announcements."""
 PERFORM_TIMEOUT = 5.0
 """Seconds for one effect: a gossip that takes longer has come apart, and is asked for later."""
 
@@ -56,6 +58,7 @@ class Driver:
         self._wake = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
+        self._moved = trio.Event()
 
     def on(self, kind: type[E], perform: Callable[[E], Awaitable[None] | None]) -> None:
         """Have effects of `kind` performed by `perform`, which may be async."""
@@ -73,6 +76,11 @@ class Driver:
         """Wait until everything submitted so far, and meanwhile, has been performed."""
         await self._idle.wait()
 
+    async def keep_up(self) -> None:
+        """Wait while too much waits here: whoever takes in more than we can carry out slows down."""
+        while len(self._queue) > BACKLOG:
+            await self._moved.wait()
+
     async def run(self) -> None:
         """Perform effects until cancelled."""
         done = 0
@@ -86,6 +94,8 @@ class Driver:
                     done += 1
                     if done % BREATH == 0:
                         await trio.lowlevel.checkpoint()
+                self._moved.set()
+                self._moved = trio.Event()
             self._idle.set()
             await self._wake.wait()
             self._wake = trio.Event()

@@ -5,8 +5,9 @@ talks to it): the tests of guards show each defect on one, and then its absence 
 """
 
 import os
+import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import trio
@@ -29,7 +30,10 @@ from protocols.peerid import parse_peer_id
 from protocols.validation import Verdict
 from synapsed.keys import Identity
 from synapsed.net import MemoryTable, Net, NetSettings, PeerBook, open_net
-from synapsed.net.handshake import prologue
+from synapsed.net.addresses import parse
+from synapsed.net.handshake import Handshaker, open_tcp, prologue
+from synapsed.net.host import key_pair_of
+from synapsed.net.wire import MAX_PLAINTEXT, NoiseWire, WireError, sealed_size
 
 NETWORK = "lab"
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
@@ -57,7 +61,7 @@ class Node:
     def kinds(self) -> list[str]:
         return [event["kind"] for event in self.events]
 
-    async def gets(self, expected: list[bytes], seconds: float = 5.0) -> None:
+    async def gets(self, expected: list[bytes], seconds: float = 10.0) -> None:
         """Wait until exactly these messages have been delivered, in whatever order."""
         await until(lambda: sorted(self.got) == sorted(expected), seconds)
 
@@ -100,7 +104,9 @@ async def nodes(count: int, **settings: Any) -> AsyncIterator[list[Node]]:
         yield [await stack.enter_async_context(node(**settings)) for _ in range(count)]
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0, pause: float = 0.01) -> None:
+async def until(
+    condition: Callable[[], object], seconds: float = 10.0, pause: float = 0.01
+) -> None:
     """Wait until `condition` holds; trio.TooSlowError if it does not in time."""
     with trio.fail_after(seconds):
         while not condition():
@@ -188,3 +194,75 @@ def bare_id(host: BasicHost) -> bytes:
 async def bare_connect(host: BasicHost, addr: str) -> None:
     """Dial from a bare host."""
     await host.connect(info_from_p2p_addr(Multiaddr(addr)))
+
+
+# -- a peer that keeps no rules
+
+DATA, WINDOW, PING, GO_AWAY = range(4)
+SYN, ACK, FIN, RST = 1, 2, 4, 8
+
+
+def frame(
+    kind: int, flags: int, stream: int, value: int, body: bytes = b"", version: int = 0
+) -> bytes:
+    return struct.pack("!BBHII", version, kind, flags, stream, value) + body
+
+
+class Raw:
+    """A peer that has done the handshake and keeps no further rule."""
+
+    def __init__(self, wire: NoiseWire) -> None:
+        self.wire = wire
+
+    async def send(self, plain: bytes) -> None:
+        for at in range(0, len(plain), MAX_PLAINTEXT):
+            part = memoryview(plain)[at : at + MAX_PLAINTEXT]
+            out = memoryview(bytearray(sealed_size(len(part))))
+            self.wire.seal_into(part, out)
+            await self.wire.send(out)
+
+    async def is_cut(self, seconds: float = 5.0) -> bool:
+        """Whether the other side ends the connection."""
+        with trio.move_on_after(seconds), suppress(WireError):
+            while True:
+                await self.wire.receive()
+        return not (await self._alive())
+
+    async def hears(self, word: bytes, seconds: float) -> bool:
+        """Whether `word` occurs in what the other side says within `seconds`."""
+        said = b""
+        with trio.move_on_after(seconds), suppress(WireError):
+            while word not in said:
+                said += b"".join(await self.wire.receive())
+        return word in said
+
+    async def _alive(self) -> bool:
+        try:
+            await self.send(frame(PING, SYN, 0, 7))
+            with trio.move_on_after(0.5):
+                await self.wire.receive()
+                return True
+        except WireError:
+            pass
+        return False
+
+    async def open_streams(self, count: int, body: bytes = b"") -> None:
+        """`count` streams at once, each with `body`."""
+        opened = b"".join(frame(WINDOW, SYN, 2 * n + 1, 0) for n in range(count))
+        with suppress(WireError):
+            await self.send(opened)
+            if body:
+                for n in range(count):
+                    await self.send(frame(DATA, 0, 2 * n + 1, len(body), body))
+
+
+@asynccontextmanager
+async def raw(addr: str, seed: bytes | None = None) -> AsyncIterator[Raw]:
+    """A connection to `addr` whose frames the test makes by itself."""
+    address = parse(addr)
+    handshaker = Handshaker(key_pair_of(seed or os.urandom(32)), NETWORK)
+    wire, _peer = await handshaker.dial(await open_tcp(address, ""), address.peer)
+    try:
+        yield Raw(wire)
+    finally:
+        await wire.aclose()

@@ -115,6 +115,18 @@ def test_two_of_one_number_end_the_same_everywhere_and_are_held_against_the_issu
     assert len(results[0]) == 1
 
 
+def test_one_contradiction_is_held_against_its_issuer_once_however_often_it_is_repeated() -> None:
+    ours = catalog(US)
+    one, other = sealed(THEM), sealed(THEM, shard(tiles=((0, 9),)))
+    blamed = [
+        effect
+        for data in (one, other) * 5
+        for effect in hear(ours, data)[2]
+        if isinstance(effect, Blame)
+    ]
+    assert len(blamed) == 1
+
+
 def test_withdrawn_is_a_tombstone_until_it_expires() -> None:
     ours = catalog(US)
     hear(ours, sealed(THEM))
@@ -192,6 +204,33 @@ def test_a_full_catalog_forgets_of_the_fullest_issuer_and_nothing_of_ours() -> N
     assert {cid(f"m{n}") for n in (3, 4, 5)} <= set(ours.models())
 
 
+def test_room_is_counted_in_memory_and_not_only_in_announcements() -> None:
+    """512 runs of a tile take 70 KB: 16,384 of those would be a gigabyte."""
+    ours = catalog(US, CatalogLimits(memory=1 << 20))
+    ours.handle(Announce(shard("ours")), NOW)
+    hear(ours, sealed(OTHER, shard("small")), None)
+    runs = tuple((2 * n, 1) for n in range(512))
+    crowded = 0
+    for n in range(40):
+        effects = hear(ours, sealed(THEM, shard(f"m{n}", runs)), None)[2]
+        crowded += "announcement.crowded-out" in emitted(effects)
+    assert crowded > 20
+    assert sum(1 for entry in ours.entries() if entry.issuer == THEM.peer_id) < 20
+    assert ours.own("shard", cid("ours")) is not None
+    assert [holding.peer for holding in ours.holders(cid("small"))] == [OTHER.peer_id]
+
+
+def test_who_offers_a_thing_is_found_whatever_its_kind() -> None:
+    ours = catalog(US)
+    for body in bodies():
+        hear(ours, sealed(THEM, body), None)
+    hear(ours, sealed(OTHER, bodies()[1]), None)
+    assert ours.offering(bodies()[1].subject) == sorted([THEM.peer_id, OTHER.peer_id])
+    assert ours.offering(cid("model")) == [THEM.peer_id]
+    assert ours.offering(cid("nothing")) == []
+    assert ours.counts() == {"shard": 1, "adapter": 2, "kernel": 1, "proposal": 1}
+
+
 # -- our own ------------------------------------------------------------------------------------
 
 
@@ -263,6 +302,17 @@ def test_ours_are_renewed_before_they_expire_and_not_all_at_once() -> None:
         assert len(ours.models()) == len(theirs.models()) == 40
     assert 40 * 2 < len(minutes) <= 40 * 5  # once, and then every 60 to 90 minutes
     assert max(minutes.count(minute) for minute in set(minutes) - {0}) <= 8
+
+
+def test_what_was_said_by_a_clock_that_ran_ahead_is_said_again() -> None:
+    """Others ignore what comes from their future, so it has reached nobody."""
+    ours, theirs = catalog(US), catalog(THEM)
+    early = ours.handle(Announce(shard()), NOW + 86_400)[1]
+    assert hear(theirs, early.data)[1] == "from-the-future"
+    effects = ours.handle(Tick(), NOW)  # the clock was set right
+    (again,) = (effect for effect in effects if isinstance(effect, Publish))
+    assert hear(theirs, again.data)[0] is Verdict.ACCEPT
+    assert theirs.ids() == ours.ids()
 
 
 def test_taking_back() -> None:

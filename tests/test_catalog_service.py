@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +14,15 @@ import trio.testing
 from protocols.catalog import CatalogLimits
 from protocols.packing import pack
 from protocols.peerscore import Fault
-from protocols.reconcile import MAX_TURNS, PROTOCOL, Fingerprint, Turn
-from synapsed.catalog_service import RECONCILE_LATEST, CatalogService
+from protocols.reconcile import MAX_TURNS, PROTOCOL, Conversation, Fingerprint, Turn
+from synapsed.catalog_service import (
+    BREATH,
+    FAIR_SECONDS,
+    MAX_SERVED,
+    RECONCILE_LATEST,
+    CatalogService,
+)
+from synapsed.driver import BACKLOG
 from synapsed.events import EventBus
 from synapsed.keys import Identity
 from synapsed.net.errors import StreamClosedError
@@ -288,6 +295,69 @@ async def test_one_that_dawdles_is_given_up(autojump_clock: trio.testing.MockClo
             while not len(daemon.catalog):
                 await trio.sleep(0.01)
         assert await daemon.service.compare(guest.peer_id) is None
+
+
+async def test_a_flood_of_announcements_does_not_pile_up_in_memory() -> None:
+    """They arrive quicker than they are saved: whoever sends them has to wait."""
+    async with daemons(1) as (daemon,):
+        guest = PipeNet(identity(50).peer_id, daemon.net.nursery)
+        guest.connect(daemon.net)
+        waiting = daemon.service._driver._queue
+        most = 0
+        crowd = [Identity(bytes([100 + n]) * 32) for n in range(10)]
+        parts = [sealed(crowd[n % 10], shard(f"m{n}")) for n in range(1000)]
+        async with guest.open_stream(daemon.identity.peer_id, PROTOCOL) as stream:
+            for at in range(0, 1000, 100):
+                some = parts[at : at + 100]
+                turn = Turn(ranges=(), want=(), lengths=tuple(map(len, some)))
+                await stream.write_frame(pack(turn, some))
+            with trio.fail_after(20):
+                while len(daemon.catalog) < 1000:
+                    most = max(most, len(waiting))
+                    await trio.lowlevel.checkpoint()
+        assert most <= BACKLOG + BREATH
+
+
+async def test_who_was_turned_away_asks_again(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversation that ends before it began has compared nothing."""
+    monkeypatch.setattr("synapsed.catalog_service.MAX_SERVED", 0)
+    async with daemons(2, {0: 5}) as (old, new):
+        new.net.connect(old.net)
+        await trio.sleep(0.5)
+        assert len(new.catalog) == 0
+        monkeypatch.setattr("synapsed.catalog_service.MAX_SERVED", 4)
+        with trio.fail_after(6):
+            while len(new.catalog) < 5:
+                await trio.sleep(0.1)
+
+
+async def test_those_who_dawdle_make_room_for_a_newcomer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A stranger in each place, saying nothing for as long as it may."""
+    async with daemons(2, {0: 5}) as (old, new), trio.open_nursery() as nursery:
+
+        async def dawdle(number: int) -> None:
+            guest = PipeNet(identity(50 + number).peer_id, old.net.nursery)
+            guest.connect(old.net)
+            while True:
+                async with guest.open_stream(old.identity.peer_id, PROTOCOL) as stream:
+                    await stream.write_frame(Conversation(guest_catalog).begin())
+                    with suppress(StreamClosedError):
+                        while True:
+                            await stream.read_frame(1 << 20, timeout=60)
+
+        guest_catalog = new.catalog
+        for number in range(MAX_SERVED):
+            nursery.start_soon(dawdle, number)
+        await trio.sleep(FAIR_SECONDS + 1)
+        new.net.connect(old.net)
+        with trio.fail_after(10):
+            while len(new.catalog) < 5:
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
 
 
 def test_limits_that_contradict_each_other_are_our_bug() -> None:

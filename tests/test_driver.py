@@ -8,7 +8,7 @@ import trio.testing
 
 from protocols.effects import Blame, Emit, Publish, Save, Send
 from protocols.errors import LimitError
-from synapsed.driver import PERFORM_TIMEOUT, Driver
+from synapsed.driver import BACKLOG, PERFORM_TIMEOUT, Driver
 from synapsed.events import EventBus
 from synapsed.store.errors import DiskFullError
 from tests.pipes import MemoryTable
@@ -124,4 +124,27 @@ async def test_others_get_their_turn() -> None:
             turns += 1
             await trio.lowlevel.checkpoint()
         assert turns > 20
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_brings_more_than_is_carried_out_is_held_up() -> None:
+    async with trio.open_nursery() as nursery:
+        stage = Stage(nursery)
+        stage.driver.submit([Publish("k", b"stuck")])
+        await trio.testing.wait_all_tasks_blocked()
+        for n in range(BACKLOG + 1):
+            await stage.driver.keep_up()
+            stage.driver.submit([Send(b"p", "x", str(n).encode())])
+        with trio.move_on_after(0.05) as waited:
+            await stage.driver.keep_up()
+        assert waited.cancelled_caught
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        stage = Stage(nursery)
+        for n in range(3 * BACKLOG):
+            with trio.fail_after(5):
+                await stage.driver.keep_up()
+            stage.driver.submit([Send(b"p", "x", str(n).encode())])
+        await stage.driver.settle()
+        assert len(stage.trace) == 3 * BACKLOG
         nursery.cancel_scope.cancel()

@@ -503,6 +503,39 @@ def test_with_many_alive_each_beats_less_often() -> None:
     assert len(flushed(ours, OTHER, NOW + 51)) == 1
 
 
+def test_a_clock_that_is_set_back_neither_silences_us_nor_keeps_the_dead_alive() -> None:
+    ours, theirs = liveness(US), liveness(OTHER)
+    ours.handle(NeighbourUp(OTHER.peer_id), NOW)
+    ours.handle(Tick(), NOW)
+    hear(ours, beat(ttl=600_000))
+    hear(theirs, *(envelope for _, envelope in flushed(ours, OTHER, NOW)), via=US)
+    back = NOW - 60
+    ours.handle(Tick(), back)
+    assert flushed(ours, OTHER, back) == []
+    ours.handle(Tick(), back + 5.1)
+    ((_, next_one),) = flushed(ours, OTHER, back + 5.1)
+    hear(theirs, next_one, at=NOW + 5.1, via=US)
+    assert theirs.newest(US.peer_id) > NOW_MS  # newer than the one before, whatever the clock says
+    # It was to be missed 600 s after it was heard, and is.
+    assert ours.is_alive(THEM.peer_id, back + 599)
+    assert told(ours.handle(Tick(), back + 601))[0][0] == "liveness.down"
+
+
+def test_a_list_filled_by_strangers_still_takes_our_neighbours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("protocols.liveness.MAX_LIVE", 5)
+    ours = liveness(MacIdentity("us"))
+    ours.handle(Tick(), NOW)
+    for n in range(10):
+        hear(ours, beat(MacIdentity(f"sybil {n}")))
+    friend, stranger = MacIdentity("friend"), MacIdentity("stranger")
+    ours.handle(NeighbourUp(friend.peer_id), NOW)
+    hear(ours, beat(friend), beat(stranger))
+    assert ours.is_alive(friend.peer_id, NOW)
+    assert not ours.is_alive(stranger.peer_id, NOW)
+
+
 def test_the_stated_bound() -> None:
     assert agreement_bound(5, 20, hops=3, flush=1, delay=0.1) == pytest.approx((3.3, 24.3))
     assert agreement_bound(5, 400, hops=3, flush=1, delay=0.1)[1] == pytest.approx(204.3)

@@ -115,6 +115,20 @@ async def test_callbacks_tell_who_comes_and_goes() -> None:
         await until(lambda: seen == [("came", other.id), ("went", other.id)])
 
 
+async def test_a_connection_that_takes_anothers_place_is_told_of_in_turn() -> None:
+    seed = os.urandom(32)
+    seen: list[str] = []
+    async with node() as one, node(seed=seed) as first, node(seed=seed) as second:
+        one.net.on_peer(lambda _: seen.append("came"), lambda _: seen.append("went"))
+        await first.net.connect(one.addr)
+        await until(lambda: seen == ["came"])
+        await second.net.connect(one.addr)
+        await until(lambda: seen == ["came", "went", "came"])
+        await until(lambda: not first.net.peers())
+        await holds(lambda: len(one.net.peers()) == 1 and len(seen) == 3, 0.1)
+        assert await one.net.ping(second.id) > 0
+
+
 async def test_dials_leave_from_the_chosen_address() -> None:
     async with node(dial_from="127.0.0.77") as one, node() as other:
         await one.net.connect(other.addr)
@@ -164,6 +178,34 @@ async def test_a_full_node_keeps_the_worthiest() -> None:
             await stranger.net.connect(hub.addr)
             await until(lambda: not stranger.net.peers())
         await holds(lambda: {p.id for p in hub.net.peers()} == {second.id, third.id}, 0.1)
+
+
+async def test_a_refused_dial_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        node(max_connections_per_ip=0) as full,
+        node(target_peers=1, bootstrap=(full.addr,)) as one,
+    ):
+        one.net.learned(full.id, full.net.addrs())
+        await until(lambda: "bootstrap.unreachable" in one.kinds())
+        event = next(e for e in one.events if e["kind"] == "bootstrap.unreachable")
+        assert "hung up at once" in event["why"]
+        assert one.book.record(full.id).failed_dials >= 1
+        before = one.kinds().count("peer.connected")
+        await trio.sleep(0.5)
+        assert one.kinds().count("peer.connected") == before <= 2
+
+
+async def test_a_full_node_takes_visitors_and_sees_them_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "TICK", 0.05)
+    monkeypatch.setattr(keeping, "SURPLUS_AFTER", 0.3)
+    async with node(max_connections=4) as hub, nodes(5) as guests:
+        for guest in guests:
+            await guest.net.connect(hub.addr)
+        await until(lambda: len(hub.net.peers()) == 5)
+        await until(lambda: len(hub.net.peers()) == 4)
+        await holds(lambda: len(hub.net.peers()) == 4, 0.2)
 
 
 async def test_one_address_gets_no_more_than_its_share() -> None:
@@ -226,7 +268,7 @@ async def test_a_peer_that_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPat
         await holds(one.net.peers, 0.6)
         (conn,) = other.net._switch.all_connections()
         conn.muxed_conn._on_ping = lambda *_: None  # type: ignore[method-assign]
-        await until(lambda: not one.net.peers())
+        await until(lambda: "peer.disconnected" in one.kinds())
         assert "no answer" in next(e["why"] for e in one.events if e["kind"] == "peer.disconnected")
 
 
@@ -259,7 +301,7 @@ async def test_closing_is_quick_and_leaves_no_task() -> None:
                 await other.net.connect(one.addr)
             await until(lambda: len(one.net.peers()) == 5)
         began = trio.current_time()
-    assert trio.current_time() - began < 0.5
+    assert trio.current_time() - began < 1.0
     assert trio.lowlevel.current_statistics().tasks_living < 12
 
 

@@ -1,88 +1,41 @@
 """Guards around Yamux: what py-libp2p's lets a peer do, and what ours does about it."""
 
-import os
 import random
-import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import pytest
 import trio
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from synapsed.net import Stream, negotiate
-from synapsed.net.addresses import parse
-from synapsed.net.handshake import Handshaker, open_tcp
-from synapsed.net.host import key_pair_of
-from synapsed.net.muxer import MAX_INBOUND, MAX_REFUSED
+from synapsed.net.muxer import MAX_INBOUND, MAX_REFUSED, STREAM_BURST
 from synapsed.net.muxstream import INITIAL_WINDOW
-from synapsed.net.wire import MAX_PLAINTEXT, NoiseWire, WireError, sealed_size
-from tests.netlab import NETWORK, Node, bare_addr, bare_connect, bare_host, bare_id, node, until
+from synapsed.net.wire import WireError
+from tests.netlab import (
+    ACK,
+    DATA,
+    FIN,
+    PING,
+    RST,
+    SYN,
+    WINDOW,
+    Node,
+    Raw,
+    bare_addr,
+    bare_connect,
+    bare_host,
+    bare_id,
+    frame,
+    node,
+    raw,
+    until,
+)
 
 # The bare library warns of much that is its own business.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-DATA, WINDOW, PING, GO_AWAY = range(4)
-SYN, ACK, FIN, RST = 1, 2, 4, 8
 HOLD = "/hold/1"
 AGREEMENT = negotiate.line(negotiate.HEADER) + negotiate.line(HOLD)
-
-
-def frame(
-    kind: int, flags: int, stream: int, value: int, body: bytes = b"", version: int = 0
-) -> bytes:
-    return struct.pack("!BBHII", version, kind, flags, stream, value) + body
-
-
-class Raw:
-    """A peer that has done the handshake and keeps no further rule."""
-
-    def __init__(self, wire: NoiseWire) -> None:
-        self.wire = wire
-
-    async def send(self, plain: bytes) -> None:
-        for at in range(0, len(plain), MAX_PLAINTEXT):
-            part = memoryview(plain)[at : at + MAX_PLAINTEXT]
-            out = memoryview(bytearray(sealed_size(len(part))))
-            self.wire.seal_into(part, out)
-            await self.wire.send(out)
-
-    async def is_cut(self, seconds: float = 5.0) -> bool:
-        """Whether the other side ends the connection."""
-        with trio.move_on_after(seconds), suppress(WireError):
-            while True:
-                await self.wire.receive()
-        return not (await self._alive())
-
-    async def _alive(self) -> bool:
-        try:
-            await self.send(frame(PING, SYN, 0, 7))
-            with trio.move_on_after(0.5):
-                await self.wire.receive()
-                return True
-        except WireError:
-            pass
-        return False
-
-    async def open_streams(self, count: int, body: bytes = b"") -> None:
-        """`count` streams at once, each with `body`."""
-        opened = b"".join(frame(WINDOW, SYN, 2 * n + 1, 0) for n in range(count))
-        with suppress(WireError):
-            await self.send(opened)
-            if body:
-                for n in range(count):
-                    await self.send(frame(DATA, 0, 2 * n + 1, len(body), body))
-
-
-@asynccontextmanager
-async def raw(addr: str) -> AsyncIterator[Raw]:
-    address = parse(addr)
-    handshaker = Handshaker(key_pair_of(os.urandom(32)), NETWORK)
-    wire, _peer = await handshaker.dial(await open_tcp(address, ""), address.peer)
-    try:
-        yield Raw(wire)
-    finally:
-        await wire.aclose()
 
 
 def multiplexer(target: Node) -> object:
@@ -120,6 +73,17 @@ async def test_a_peer_that_opens_streams_without_end_is_cut() -> None:
         await peer.open_streams(MAX_INBOUND + MAX_REFUSED + 1)
         assert await peer.is_cut()
         await until(lambda: not target.net.peers())
+
+
+async def test_a_peer_that_opens_and_resets_streams_for_ever_is_cut() -> None:
+    async with node() as target, raw(target.addr) as peer:
+        churn = b"".join(
+            frame(WINDOW, SYN, n, 0) + frame(WINDOW, RST, n, 0)
+            for n in range(1, 4 * (int(STREAM_BURST) + MAX_REFUSED), 2)
+        )
+        with suppress(WireError):
+            await peer.send(churn)
+        assert await peer.is_cut()
 
 
 # -- more than the window

@@ -187,20 +187,31 @@ async def test_messages_after_a_restart_all_arrive() -> None:
 # -- a quick re-dial wedges pubsub
 
 
-async def test_bare_a_quick_redial_wedges_pubsub() -> None:
-    async with bare_pubsub() as remote, node() as one:
+async def test_bare_a_peer_that_comes_again_is_not_told_of_subscriptions() -> None:
+    # Two nodes of one identity: the second is the peer come back, while the remote side still
+    # believes in the first's connection.
+    seed = os.urandom(32)
+    async with bare_pubsub() as remote, node(seed=seed) as first, node(seed=seed) as second:
         await remote.subscribe(TOPIC)
-        one.subscribe()
-        await one.net.connect(bare_addr(remote.host))
-        await until(lambda: subscribers(one.net, TOPIC))
-        conn = one.net._switch.connection(remote.my_id.to_bytes())
-        assert conn is not None
-        conn.muxed_conn.cut("for the test")
-        await until(lambda: not one.net.peers(), pause=0.001)
-        await one.net.connect(bare_addr(remote.host))
-        # It holds the connection, and never says again what it is subscribed to.
-        await holds(lambda: not subscribers(one.net, TOPIC), 2.0)
-        assert remote.host.get_connected_peers() == [ID(one.id)]
+        for each in (first, second):
+            each.subscribe()
+        await first.net.connect(bare_addr(remote.host))
+        await until(lambda: subscribers(first.net, TOPIC))
+        await second.net.connect(bare_addr(remote.host))
+        await holds(lambda: not subscribers(second.net, TOPIC), 1.5)
+
+
+async def test_a_peer_that_comes_again_is_told_of_subscriptions() -> None:
+    seed = os.urandom(32)
+    async with node() as remote, node(seed=seed) as first, node(seed=seed) as second:
+        for each in (remote, first, second):
+            each.subscribe()
+        await join(first, remote)
+        await second.net.connect(remote.addr)
+        await until(lambda: subscribers(second.net, TOPIC))
+        await until(lambda: not first.net.peers())
+        await remote.net.publish(TOPIC, b"to the second")
+        await second.gets([b"to the second"])
 
 
 async def test_a_quick_redial_wedges_nothing() -> None:
@@ -380,16 +391,17 @@ def bad_signatures(count: int) -> bytes:
 
 
 class Lag:
-    """The longest that the loop was busy in one piece."""
+    """The longest that the loop was busy in one piece, in seconds of CPU: other processes on the
+    machine make no difference."""
 
     def __init__(self) -> None:
         self.worst = 0.0
 
     async def watch(self) -> None:
         while True:
-            before = time.perf_counter()
+            before = time.thread_time()
             await trio.sleep(0.001)
-            self.worst = max(self.worst, time.perf_counter() - before)
+            self.worst = max(self.worst, time.thread_time() - before)
 
 
 async def test_bare_one_rpc_of_bad_signatures_stalls_the_loop() -> None:
@@ -414,7 +426,7 @@ async def test_bad_signatures_stall_nothing_and_get_their_sender_banned() -> Non
         await send_raw(attacker, target.id, [frame] * 10)
         await until(lambda: target.book.banned(attacker.id))
         await until(lambda: not target.net.peers())
-        assert lag.worst < 0.2
+        assert lag.worst < 0.1
         # Of nine thousand, those up to the ban cost a verification.
         assert target.net.counters["rejected"] <= MAX_MESSAGES
         nursery.cancel_scope.cancel()

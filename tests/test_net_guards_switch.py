@@ -91,9 +91,14 @@ async def test_bare_every_dial_takes_a_quarter_of_a_second() -> None:
 
 async def test_a_dial_takes_as_long_as_it_takes() -> None:
     async with node() as one, node() as other:
-        began = time.perf_counter()
-        await one.net.connect(other.addr)
-        assert time.perf_counter() - began < 0.2  # 3 ms on an idle machine
+        quickest = 1.0
+        for _ in range(5):
+            began = time.perf_counter()
+            await one.net.connect(other.addr)
+            quickest = min(quickest, time.perf_counter() - began)
+            await one.net.disconnect(other.id)
+            await until(lambda: not one.net.peers() and not other.net.peers())
+        assert quickest < 0.1  # 3 ms on an idle machine
 
 
 async def test_bare_a_second_host_shares_the_port_silently() -> None:

@@ -206,6 +206,19 @@ def test_a_conversation_that_never_ends_is_ended() -> None:
         side.receive(lie)
 
 
+def test_nothing_is_sent_twice_in_one_conversation() -> None:
+    """Naming nothing of a range, again and again, asks for all of it each time."""
+    shelf = FakeShelf(ids(300), 1000)
+    side = Conversation(shelf)
+    nothing = turn(Ids(upper=b"", ids=()), want=tuple(ids(300)[:50]))
+    sent = 0
+    for _ in range(20):
+        side.receive(nothing)
+        sent += len(side.reply() or b"")
+    assert side.pushed == 300
+    assert sent < 2 * 300 * 1000
+
+
 def test_ids_named_in_one_conversation_are_bounded() -> None:
     side = Conversation(FakeShelf([]))
     invented = turn(want=tuple(ids(MAX_IDS)))

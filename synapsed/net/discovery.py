@@ -15,6 +15,7 @@ import trio
 from protocols.peerid import peer_id_text
 from protocols.peerscore import DIAL_BACKOFF, MAX_DIAL_BACKOFF
 from synapsed.net.addresses import Address, parse
+from synapsed.net.connection import Connection
 from synapsed.net.errors import AddressError, PeerUnreachableError
 from synapsed.net.switch import Switch
 from synapsed.supervise import guard
@@ -76,7 +77,14 @@ class Discovery:
             address = parse(text)
             if address.peer != switch.own:
                 self.bootstraps.append(Bootstrap(address))
-        switch.on_disconnected.append(lambda _conn: self.wake())
+        switch.on_disconnected.append(self._on_disconnected)
+
+    def _on_disconnected(self, conn: Connection) -> None:
+        if conn.dialled and conn.was_brief:
+            for entry in self.bootstraps:
+                if entry.peer == conn.peer:
+                    self._failed(entry, f"it hung up at once: {conn.muxed_conn.why_closed}")
+        self.wake()
 
     def wake(self) -> None:
         """Look again now: somebody went, or somebody new is known."""
@@ -96,7 +104,7 @@ class Discovery:
                 if self.lacking:
                     busy = self._dial_remembered(nursery) or busy
                     if not busy:
-                        await self._ask_around()
+                        self._ask_around(nursery)
                 hungry = self.lacking and (busy or self._dialling)
                 pause = HUNGRY_TICK if hungry else CONTENT_TICK
                 self._wake = trio.Event()
@@ -139,20 +147,23 @@ class Discovery:
             async with self._limit:
                 conn = await self._switch.dial(entry.address)
         except (PeerUnreachableError, AddressError) as error:
-            pause = entry.failed(trio.current_time())
-            self._switch.emit(
-                "bootstrap.unreachable",
-                addr=str(entry.address),
-                why=error.message,
-                failures=entry.failures,
-                again_in=round(pause, 1),
-            )
+            self._failed(entry, error.message)
         else:
             entry.answered(conn.peer)
             self._switch.emit(
                 "bootstrap.reached", addr=str(entry.address), peer=peer_id_text(conn.peer)
             )
         self.wake()
+
+    def _failed(self, entry: Bootstrap, why: str) -> None:
+        pause = entry.failed(trio.current_time())
+        self._switch.emit(
+            "bootstrap.unreachable",
+            addr=str(entry.address),
+            why=why,
+            failures=entry.failures,
+            again_in=round(pause, 1),
+        )
 
     # -- everybody else
 
@@ -187,10 +198,13 @@ class Discovery:
                     return
         self._switch.book.dial_failed(peer)
 
-    async def _ask_around(self) -> None:
+    def _ask_around(self, nursery: trio.Nursery) -> None:
         now = trio.current_time()
-        if self._ask is None or now - self._asked < ASK_INTERVAL:
-            return
-        self._asked = now
+        if self._ask is not None and now - self._asked >= ASK_INTERVAL:
+            self._asked = now
+            nursery.start_soon(self._ask_and_wake, self._ask)
+
+    async def _ask_and_wake(self, ask: Callable[[], Awaitable[None]]) -> None:
         with guard("the DHT", self._switch.emit):
-            await self._ask()
+            await ask()
+        self.wake()

@@ -15,6 +15,7 @@ from libp2p.crypto.keys import KeyPair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
+from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
@@ -25,10 +26,11 @@ from protocols.errors import MalformedError
 from protocols.peerscore import Fault
 from synapsed.net import negotiate
 from synapsed.net.addresses import own_hosts
+from synapsed.net.connection import Connection
 from synapsed.net.errors import ProtocolUnsupportedError
 from synapsed.net.muxstream import MuxedStream
 from synapsed.net.streams import Services
-from synapsed.net.switch import Connection, Switch
+from synapsed.net.switch import Switch
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class Host(BasicHost):
         switch.on_stream = self._serve
         self._stated: list[Multiaddr] = []
         super().__init__(switch, disable_identify_address_discovery=True)
+        # Whoever pushes an identity makes us parse a thousand addresses for nothing.
+        self.remove_stream_handler(ID_PUSH)
 
     # -- addresses
 

@@ -10,7 +10,8 @@ import trio
 
 from protocols.errors import SynapseError
 from protocols.peerid import peer_id_text
-from synapsed.net.switch import Connection, Switch
+from synapsed.net.connection import Connection
+from synapsed.net.switch import Switch
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,14 @@ class Keeper:
         self._pinged: dict[Connection, float] = {}
         self._told: dict[bytes, float] = {}
         self._flushed = trio.current_time()
+        switch.on_connected.append(self._ping_soon)
+
+    def _ping_soon(self, conn: Connection) -> None:
+        async def ping() -> None:
+            await self._ping(conn)
+
+        self._pinged[conn] = trio.current_time()
+        conn.start_soon(ping)
 
     async def run(self) -> None:
         """For ever."""
@@ -55,8 +64,7 @@ class Keeper:
             for conn in live:
                 conn.muxed_conn.sweep()
                 if now - self._pinged.get(conn, 0.0) >= PING_INTERVAL:
-                    self._pinged[conn] = now
-                    conn.start_soon(lambda conn=conn: self._ping(conn))  # type: ignore[misc]
+                    self._ping_soon(conn)
             self._trim(live, now)
             if now - self._flushed >= FLUSH_INTERVAL:
                 self._flushed = now

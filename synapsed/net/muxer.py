@@ -48,6 +48,9 @@ PROTOCOL_ID = "/yamux/1.0.0"
 MAX_INBOUND = 64
 """Streams that one peer may have open to us: six protocols of ours with up to eight each."""
 
+STREAM_RATE, STREAM_BURST = 50.0, 300.0
+"""Streams a second that one peer may open: each costs a negotiation, 0.3 ms."""
+
 MAX_REFUSED = 4 * MAX_INBOUND
 """Streams refused for want of room after which the peer is not clumsy but hostile."""
 
@@ -98,6 +101,7 @@ class Muxer(IMuxedConn):
         self.streams: dict[int, MuxedStream] = {}
         self.unread = 0
         self.why_closed = ""
+        self.ended_by_peer = False
         self.event_started = trio.Event()
         self.event_closed = trio.Event()
         self._initiator = initiator
@@ -116,6 +120,7 @@ class Muxer(IMuxedConn):
         self._body_flags = 0
         self._ping_bucket = TokenBucket(PING_RATE, PING_BURST)
         self._small_bucket = TokenBucket(SMALL_RATE, SMALL_BURST)
+        self._stream_bucket = TokenBucket(STREAM_RATE, STREAM_BURST)
         self._ping_nonce = 0
         self._pings: dict[int, tuple[float, trio.Event]] = {}
         self._rtt = 0.0
@@ -245,6 +250,7 @@ class Muxer(IMuxedConn):
                     raise ViolationError("it floods us with small frames")
                 self.budget.enforce()
         except WireError as error:
+            self.ended_by_peer = not (self._closing or isinstance(error, ViolationError))
             self.cut(str(error))
 
     def _feed(self, data: bytes) -> int:
@@ -304,7 +310,8 @@ class Muxer(IMuxedConn):
     def _open_inbound(self, stream_id: int) -> MuxedStream | None:
         if not stream_id or stream_id % 2 == self._next_id % 2 or stream_id in self.streams:
             raise ViolationError(f"it may not open stream {stream_id}")
-        if self._inbound >= MAX_INBOUND:
+        hasty = self._stream_bucket.take(1, trio.current_time()) > 0
+        if hasty or self._inbound >= MAX_INBOUND:
             self._refused += 1
             if self._refused > MAX_REFUSED:
                 raise ViolationError("it opens streams without end")

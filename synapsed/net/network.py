@@ -9,6 +9,7 @@ import trio
 from protocols.peerid import peer_id_text
 from protocols.peerscore import Fault
 from synapsed.net.addresses import parse
+from synapsed.net.connection import Connection
 from synapsed.net.dht import Dht
 from synapsed.net.discovery import Discovery
 from synapsed.net.errors import PeerUnreachableError, TimedOutError
@@ -19,7 +20,7 @@ from synapsed.net.mdns import announce_and_browse
 from synapsed.net.peers import PeerBook
 from synapsed.net.settings import NetSettings
 from synapsed.net.streams import DEFAULT_STREAMS_PER_PEER, Handler, Services, Stream
-from synapsed.net.switch import Connection, Switch
+from synapsed.net.switch import Switch
 from synapsed.net.types import Deliver, Identity, Peer, PeerCallback, Validate
 from synapsed.supervise import Emit, leaves, supervise
 
@@ -90,13 +91,15 @@ class Net:
         )
 
     def on_peer(self, connected: PeerCallback, disconnected: PeerCallback) -> None:
-        """Be told of peers that come and go."""
+        """Be told of connections to peers that come and go, in turn for each peer.
+
+        Where a new connection takes the place of another (the peer came back before we saw it
+        go), both are told: streams live on connections.
+        """
         self._connected.append(connected)
         self._disconnected.append(disconnected)
 
     def _on_connected(self, conn: Connection) -> None:
-        if conn.replaces:
-            return
         self._switch.emit(
             "peer.connected",
             peer=peer_id_text(conn.peer),
@@ -107,8 +110,6 @@ class Net:
             callback(conn.peer)
 
     def _on_disconnected(self, conn: Connection) -> None:
-        if self._switch.connection(conn.peer) is not None:
-            return
         why = conn.muxed_conn.why_closed
         self._switch.emit("peer.disconnected", peer=peer_id_text(conn.peer), why=why)
         for callback in self._disconnected:

@@ -39,12 +39,13 @@ from protocols.peerscore import Fault
 from protocols.ratelimit import TokenBucket
 from protocols.validation import Verdict
 from synapsed.keys import verify
+from synapsed.net.connection import Connection
 from synapsed.net.frames import read_varint_frame
 from synapsed.net.host import Host
 from synapsed.net.muxstream import MuxedStream
 from synapsed.net.router import Router
 from synapsed.net.rpcqueue import RpcFrames, frame_of
-from synapsed.net.switch import Connection, Switch
+from synapsed.net.switch import Switch
 from synapsed.net.types import Deliver, Validate
 from synapsed.supervise import Emit, guard
 
@@ -153,7 +154,6 @@ class GuardedPubsub(Pubsub):
         self.emit = emit
         self.topics: dict[str, Topic] = {}
         self.counters: Counter[str] = Counter()
-        self._router = router
         self._neighbours: dict[ID, Neighbour] = {}
         self.switch.on_connected.append(self._on_connected)
         self.switch.on_disconnected.append(self._on_disconnected)
@@ -172,8 +172,7 @@ class GuardedPubsub(Pubsub):
         conn.start_soon(keep_stream)
 
     def _on_disconnected(self, conn: Connection) -> None:
-        if self.switch.connection(conn.peer) is None:
-            self._neighbours.pop(conn.muxed_conn.peer_id, None)
+        self._neighbours.pop(conn.muxed_conn.peer_id, None)
 
     async def _keep_stream(self, conn: Connection) -> None:
         """Hold a stream of ours to the peer open for as long as the connection lives.
@@ -236,7 +235,8 @@ class GuardedPubsub(Pubsub):
         finally:
             if neighbour.stream is muxed:
                 neighbour.stream = None
-                self._forget_all_subscriptions(peer)
+                if self._neighbours.get(peer) in (neighbour, None):
+                    self._forget_all_subscriptions(peer)
 
     async def _read(self, peer: ID, neighbour: Neighbour, stream: MuxedStream) -> None:
         while True:

@@ -38,7 +38,7 @@ HEARTBEAT = 1.0
 GOSSIP_DEGREE = 6
 """Neighbours outside the mesh that are told of recent messages at each heartbeat (D_lazy)."""
 
-HISTORY, WINDOW = 8, 4
+HISTORY, WINDOW = 10, 5
 """Heartbeats for which a message can be asked for, and for which it is gossiped about."""
 
 PRUNE_BACKOFF, UNSUBSCRIBE_BACKOFF = 60, 10
@@ -84,8 +84,9 @@ class Router(GossipSub):
         self._told: Counter[ID] = Counter()
         self._asked: Counter[ID] = Counter()
         self._wanted: set[bytes] = set()
-        self._missed: set[ID] = set()
-        """Neighbours that may lack recent messages: they are told of them at the next heartbeat."""
+        self._missed: dict[ID, int] = {}
+        """Neighbours that may lack recent messages, and for how many heartbeats more they are
+        told of them: asking and answering may get lost as the messages did."""
 
     # -- messages
 
@@ -107,11 +108,11 @@ class Router(GossipSub):
         assert self.pubsub is not None
         queue = self.pubsub.peer_queues.get(peer)
         if not isinstance(queue, RpcFrames) or not queue.push_frame(frame):
-            self._missed.add(peer)
+            self._missed[peer] = WINDOW
 
     async def on_peer_subscribed(self, peer_id: ID, topic: str) -> None:
         """A neighbour (again) takes part: graft it if there is room, and tell it what it missed."""
-        self._missed.add(peer_id)
+        self._missed[peer_id] = WINDOW
         await super().on_peer_subscribed(peer_id, topic)
 
     def send_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC, priority: bool = False) -> None:  # noqa: ARG002 - base's
@@ -184,7 +185,8 @@ class Router(GossipSub):
         while True:
             await trio.sleep(HEARTBEAT)
             with guard("gossipsub's heartbeat", self._emit):
-                missed, self._missed = self._missed, set()
+                missed = set(self._missed)
+                self._missed = {peer: n - 1 for peer, n in self._missed.items() if n > 1}
                 for topic in list(self.mesh):
                     await self._maintain(topic)
                     self._gossip(topic, missed)

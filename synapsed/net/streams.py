@@ -16,6 +16,7 @@ from protocols.errors import LimitError, MalformedError
 from protocols.peerid import peer_id_text
 from protocols.peerscore import Fault
 from synapsed.net import negotiate
+from synapsed.net.connection import Connection
 from synapsed.net.errors import (
     PeerUnreachableError,
     ProtocolUnsupportedError,
@@ -23,7 +24,7 @@ from synapsed.net.errors import (
     TimedOutError,
 )
 from synapsed.net.muxstream import MuxedStream
-from synapsed.net.switch import Connection, Switch
+from synapsed.net.switch import Switch
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""All our connections: who is let in, whom we dial, and which of two to the same peer is kept.
+"""All our connections: listening, dialling, and their lives.
 
 A `Swarm` to py-libp2p's other parts. What that class does by itself (retries, happy-eyeballs
 waits, pruning, dialling, health checks, resource scopes) is not used: those would fight the peer
@@ -10,32 +10,29 @@ book's decisions. Guards of FACTS-libp2p.md in this file:
 """
 
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 import trio
 from libp2p.abc import INetConn, INetStream
-from libp2p.connection_types import ConnectionType
 from libp2p.crypto.keys import KeyPair
 from libp2p.network.exceptions import SwarmException
-from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
-from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr  # type: ignore[import-untyped]  # ships no types
 
 from protocols.peerid import peer_id_text
 from protocols.peerscore import Fault
 from synapsed.net.addresses import Address, of_socket, parse
+from synapsed.net.admission import Admission
+from synapsed.net.connection import Connection
 from synapsed.net.errors import (
     AddressError,
     ListenError,
     PeerUnreachableError,
 )
 from synapsed.net.handshake import HANDSHAKE_ERRORS, Handshaker, open_tcp
-from synapsed.net.muxer import Muxer
 from synapsed.net.muxstream import BufferBudget, MuxedStream
 from synapsed.net.peers import PeerBook
 from synapsed.net.settings import NetSettings
@@ -44,104 +41,10 @@ from synapsed.supervise import Emit, guard
 
 log = logging.getLogger(__name__)
 
-MAX_HANDSHAKES = 64
-"""Inbound handshakes at a time: each costs 3 ms of work and holds a socket for up to 10 s."""
-
-MAX_HANDSHAKES_PER_IP = 16
-"""So that one address alone cannot hold all of them."""
-
-SIMULTANEOUS = 10.0
-"""Seconds within which a second connection means that both sides dialled at once."""
-
 BACKLOG = 128
 """Connections that the kernel keeps for us while we are busy."""
 
-OnStream = Callable[["Connection", MuxedStream], Awaitable[None]]
-
-
-class Connection(INetConn):
-    """One live connection to one peer."""
-
-    def __init__(
-        self, switch: "Switch", wire: NoiseWire, peer: ID, address: Address, *, dialled: bool
-    ) -> None:
-        self.swarm = switch
-        self.peer = peer.to_bytes()
-        self.address = address
-        self.dialled = dialled
-        self.since = time.time()
-        self.started = trio.current_time()
-        self.streams: set[NetStream] = set()
-        self.replaces = False
-        """Whether it took the place of another connection to the same peer."""
-        self.muxed_conn: Muxer = Muxer(
-            wire, peer, initiator=dialled, budget=switch.budget, on_stream=self._stream_arrived
-        )
-        self.event_started = self.muxed_conn.event_started
-        self._nursery: trio.Nursery | None = None
-        self._waiting: list[Callable[[], Awaitable[None]]] = []
-
-    async def run(self) -> None:
-        """Until the connection ends; handlers of its streams end with it."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            for task in self._waiting:
-                nursery.start_soon(task)
-            await self.muxed_conn.start()
-            nursery.cancel_scope.cancel()
-
-    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run `task` until the connection ends, at the longest."""
-        if self._nursery is None:
-            self._waiting.append(task)
-        else:
-            self._nursery.start_soon(task)
-
-    def _stream_arrived(self, stream: MuxedStream) -> None:
-        assert self._nursery is not None
-        self._nursery.start_soon(self.swarm.handle_stream, self, stream)
-
-    async def ping(self) -> float:
-        """One round trip, in seconds. PeerUnreachableError where the connection ends first."""
-        try:
-            return await self.muxed_conn.ping()
-        except MuxedConnUnavailable as error:
-            raise PeerUnreachableError(f"{peer_id_text(self.peer)} is gone: {error}") from error
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it is over."""
-        return self.muxed_conn.is_closed
-
-    async def close(self) -> None:
-        """End it politely."""
-        await self.muxed_conn.close()
-
-    async def new_stream(self) -> INetStream:
-        """A stream for py-libp2p's own layers."""
-        return self.wrap(await self.muxed_conn.open_stream())
-
-    def wrap(self, stream: MuxedStream) -> NetStream:
-        """A stream as py-libp2p's own layers want it."""
-        net_stream = NetStream(stream, self, None)  # type: ignore[arg-type]  # it uses two methods
-        self.streams.add(net_stream)
-        return net_stream
-
-    def remove_stream(self, stream: NetStream) -> None:
-        """NetStream says that it is over."""
-        self.streams.discard(stream)
-
-    def get_streams(self) -> tuple[INetStream, ...]:
-        """The wrapped streams."""
-        return tuple(self.streams)
-
-    def get_transport_addresses(self) -> list[Multiaddr]:
-        """The remote end."""
-        return self.muxed_conn.get_transport_addresses()
-
-    def get_connection_type(self) -> ConnectionType:
-        """Always direct."""
-        return ConnectionType.DIRECT
+OnStream = Callable[[Connection, MuxedStream], Awaitable[None]]
 
 
 async def _refuse(_conn: Connection, stream: MuxedStream) -> None:
@@ -189,8 +92,9 @@ class Switch(Swarm):
         self.on_stream: OnStream = _refuse
         """Serves a stream that a peer opened; the host sets it."""
         self._live: dict[bytes, Connection] = {}
+        self._wires: set[NoiseWire] = set()
         self._past = (0, 0)  # bytes received and sent on connections that are over
-        self._shaking: dict[str, int] = {}
+        self.admission = Admission(self.own, settings, book, self.all_connections, self.connection)
         self._dials: dict[bytes, trio.Event] = {}
 
     # -- what there is
@@ -201,15 +105,14 @@ class Switch(Swarm):
         return None if conn is None or conn.is_closed else conn
 
     def all_connections(self) -> list[Connection]:
-        """Every live one."""
-        return list(self._live.values())
+        """Every one that works."""
+        return [conn for conn in self._live.values() if not conn.is_closed]
 
     def traffic(self) -> dict[str, int]:
         """Bytes on the wire since the start."""
-        live = [conn.muxed_conn.wire for conn in self._live.values()]
         return {
-            "bytes_received": self._past[0] + sum(wire.received for wire in live),
-            "bytes_sent": self._past[1] + sum(wire.sent for wire in live),
+            "bytes_received": self._past[0] + sum(wire.received for wire in self._wires),
+            "bytes_sent": self._past[1] + sum(wire.sent for wire in self._wires),
         }
 
     def listening(self) -> list[Address]:
@@ -244,22 +147,14 @@ class Switch(Swarm):
                 host, port = stream.socket.getpeername()[:2]
             except OSError:
                 return  # gone already
-            if self._too_many_handshakes(host):
+            with self.admission.handshake(host) as allowed:
+                shaken = await self._shake(stream, host) if allowed else None
+            if shaken is None:
                 await trio.aclose_forcefully(stream)
                 return
-            self._shaking[host] = self._shaking.get(host, 0) + 1
-            try:
-                wire, peer = await self._handshaker.answer(stream)
-            except (*HANDSHAKE_ERRORS, trio.TooSlowError) as error:
-                log.debug("handshake with %s failed: %r", host, error)
-                await trio.aclose_forcefully(stream)
-                return
-            finally:
-                self._shaking[host] -= 1
-                if not self._shaking[host]:
-                    del self._shaking[host]
+            wire, peer = shaken
             conn = Connection(self, wire, peer, of_socket(host, port), dialled=False)
-            refusal = self._refusal(conn)
+            refusal = self.admission.refusal(conn)
             if refusal:
                 log.debug("refusing %s: %s", peer, refusal)
                 await wire.aclose()
@@ -267,55 +162,12 @@ class Switch(Swarm):
             self._register(conn)
             await self._run(conn)
 
-    def _too_many_handshakes(self, host: str) -> bool:
-        return (
-            sum(self._shaking.values()) >= MAX_HANDSHAKES
-            or self._shaking.get(host, 0) >= MAX_HANDSHAKES_PER_IP
-        )
-
-    def _refusal(self, new: Connection) -> str:
-        """Why an inbound connection is not let in; "" if it is. Makes room where it is worth it."""
-        if new.peer == self.own or self.book.banned(new.peer):
-            return "ourselves" if new.peer == self.own else "banned"
-        if not self._wins(new):
-            return "the other connection to it is kept"
-        if new.peer in self._live:
-            return ""
-        limit = self.settings.max_connections_per_ip
-        if sum(conn.address.host == new.address.host for conn in self._live.values()) >= limit:
-            return f"{limit} connections from its address"
-        # Inbound ones never take the room that our own dials need.
-        reserve = min(self.settings.target_peers, self.settings.max_connections // 4)
-        inbound = sum(not conn.dialled for conn in self._live.values())
-        full = len(self._live) >= self.settings.max_connections
-        if (full or inbound >= self.settings.max_connections - reserve) and not self._evict_for(
-            new
-        ):
-            return "no room"
-        return ""
-
-    def _evict_for(self, new: Connection) -> bool:
-        """Cut the least worthy inbound connection, if `new` is worthier."""
-        inbound = [conn for conn in self._live.values() if not conn.dialled]
-        least = min(inbound, key=lambda conn: self.book.worth(conn.peer), default=None)
-        if least is None or self.book.worth(least.peer) >= self.book.worth(new.peer):
-            return False
-        least.muxed_conn.cut("no room: a worthier peer came")
-        return True
-
-    def _wins(self, new: Connection) -> bool:
-        """Whether `new` is kept where there is another connection to the same peer.
-
-        Both sides decide alike: where both dialled at once, the smaller peer id's dial is kept;
-        where a connection comes long after the other, the peer knows that the other is dead.
-        """
-        old = self._live.get(new.peer)
-        if old is None or old.is_closed:
-            return True
-        together = trio.current_time() - old.started < SIMULTANEOUS
-        if together and old.dialled != new.dialled:
-            return new.dialled == (self.own < new.peer)
-        return True
+    async def _shake(self, stream: trio.SocketStream, host: str) -> tuple[NoiseWire, ID] | None:
+        try:
+            return await self._handshaker.answer(stream)
+        except (*HANDSHAKE_ERRORS, trio.TooSlowError) as error:
+            log.debug("handshake with %s failed: %r", host, error)
+            return None
 
     # -- dialling
 
@@ -326,7 +178,7 @@ class Switch(Swarm):
         """
         peer = address.peer
         if peer is None:
-            return await self._dial(address)
+            return self._dialled_at(address) or await self._dial(address)
         if peer == self.own:
             raise AddressError("that address is our own")
         while (conn := self.connection(peer)) is None and peer in self._dials:
@@ -345,6 +197,13 @@ class Switch(Swarm):
             raise
         finally:
             self._dials.pop(peer).set()
+
+    def _dialled_at(self, address: Address) -> Connection | None:
+        """The connection to whoever answered at this address before."""
+        for conn in self.all_connections():
+            if conn.dialled and conn.address == address.at(conn.peer):
+                return conn
+        return None
 
     async def _dial(self, address: Address) -> Connection:
         stream = await open_tcp(address, self.settings.dial_from)
@@ -365,11 +224,11 @@ class Switch(Swarm):
             raise
         conn = Connection(self, wire, peer, address.at(peer.to_bytes()), dialled=True)
         known = self.connection(conn.peer)
-        if known is not None and (address.peer is None or not self._wins(conn)):
+        if known is not None and not self.admission.wins(conn):
             await wire.aclose()
             return known
         if len(self._live) >= self.settings.max_connections:
-            self._evict_for(conn)
+            self.admission.make_room(conn)
         self._register(conn)
         self._nursery.start_soon(self._run, conn)
         return conn
@@ -379,32 +238,43 @@ class Switch(Swarm):
     def _register(self, conn: Connection) -> None:
         # At once with the decision to keep it: another one may be a task switch away.
         old = self._live.get(conn.peer)
-        self._live[conn.peer] = conn
-        self.connections[conn.muxed_conn.peer_id] = [conn]
-        self.book.connected(conn.peer, str(conn.address) if conn.dialled else None, "dial")
         if old is not None:
-            conn.replaces = True
+            # Whatever hangs on the old connection ends before anything hangs on the new one.
             old.muxed_conn.cut("replaced by another connection to the same peer")
+            self._forget(old)
+        self._live[conn.peer] = conn
+        self._wires.add(conn.muxed_conn.wire)
+        self.connections[conn.muxed_conn.peer_id] = [conn]
+        if conn.dialled:
+            self.book.connected(conn.peer, str(conn.address), "dial")
+        else:
+            self.book.connected(conn.peer, None, "inbound")
         for callback in self.on_connected:
             callback(conn)
+
+    def _forget(self, conn: Connection) -> None:
+        if self._live.get(conn.peer) is conn:
+            del self._live[conn.peer]
+            self.connections.pop(conn.muxed_conn.peer_id, None)
+            self.book.seen(conn.peer)
+            for callback in self.on_disconnected:
+                callback(conn)
 
     async def _run(self, conn: Connection) -> None:
         with guard(f"the connection to {peer_id_text(conn.peer)}", self.emit):
             try:
                 await conn.run()
             finally:
-                self._unregister(conn)
+                self._ended(conn)
 
-    def _unregister(self, conn: Connection) -> None:
+    def _ended(self, conn: Connection) -> None:
         conn.muxed_conn.cut("closed")
-        if self._live.get(conn.peer) is conn:
-            del self._live[conn.peer]
-            self.connections.pop(conn.muxed_conn.peer_id, None)
-            self.book.seen(conn.peer)
         wire = conn.muxed_conn.wire
+        self._wires.discard(wire)
         self._past = (self._past[0] + wire.received, self._past[1] + wire.sent)
-        for callback in self.on_disconnected:
-            callback(conn)
+        if conn.dialled and conn.was_brief and self._live.get(conn.peer) is conn:
+            self.book.dial_failed(conn.peer)  # or it would be dialled again at once
+        self._forget(conn)
 
     async def handle_stream(self, conn: Connection, stream: MuxedStream) -> None:
         """Serve a stream that the peer opened; nothing it does ends more than the stream."""

@@ -6,6 +6,7 @@ records are sealed straight into the buffer that is sent.
 """
 
 import logging
+import socket
 import struct
 
 import trio
@@ -22,6 +23,10 @@ MAX_PLAINTEXT = 65519
 
 MIN_RECEIVE, MAX_RECEIVE = 16 * 1024, 256 * 1024
 """Bytes asked of the socket at once: little while it is idle, four full records in bulk."""
+
+NOTSENT_LOWAT = 128 * 1024
+"""Bytes that the kernel may hold unsent before it asks us to wait: without it megabytes of a bulk
+transfer stand between a heartbeat and a slow uplink."""
 
 _LENGTH = 2
 _TAG = 16
@@ -45,6 +50,8 @@ class NoiseWire:
             raise TypeError("a wire needs a TCP connection")
         noise = records.noise_state.noise_protocol
         self._stream = raw.stream.stream
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
         self._seal, self._seal_nonce = noise.cipher_state_encrypt.cipher.cipher, 0
         self._open, self._open_nonce = noise.cipher_state_decrypt.cipher.cipher, 0
         # Records went both ways already, while the multiplexer was agreed on.

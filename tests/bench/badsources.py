@@ -4,10 +4,12 @@ The trees are made properly over what is hostile, so that hashes alone do not re
 lure is announced, and the daemon is asked to pull it; what it must answer is a typed error.
 """
 
+import itertools
 import json
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import trio
@@ -44,14 +46,20 @@ from synapsed.net import (
     Verdict,
     open_net,
 )
-from tests.bench.attacks import NETWORK, Draw, Target
+from tests.bench.attacks import NETWORK, Draw, Target, many
 
 TOPIC = f"/synapse/{NETWORK}/shard/1"
-LURES = 120
+LURES = 100
 LURES_EACH = 4
 """By one identity: what it offers costs it its score, and then nobody asks it any more."""
 
-PULL_PATIENCE_S = 4.0
+AT_ONCE = 6
+"""Hostile holders at a time; the daemon pulls eight models at once."""
+
+ANNOUNCE_PATIENCE_S = 5.0
+PULL_PATIENCE_S = 2.0
+"""A puller whose only source lied waits for others for a minute; we do not."""
+
 SIZE = 1 << 20
 
 
@@ -65,6 +73,8 @@ class Lure(msgspec.Struct):
     nodes: bytes
     lie: str  # in the header, or one of WIRE_LIES
 
+
+_hosts = itertools.count()
 
 WIRE_LIES = ("flipped-node", "endless", "cut", "garbage", "wrong-answer", "too-many")
 
@@ -123,6 +133,8 @@ class BadSource:
     """Serves lures over the blocks protocol, with whatever lie each has."""
 
     def __init__(self, lures: list[Lure], draw: Draw) -> None:
+        self.lures = lures
+        self.asked = 0  # layouts that were asked for and lied about
         self._by_cid = {lure.cid: lure for lure in lures}
         self._by_root = {lure.root: lure for lure in lures}
         self._draw = draw
@@ -148,6 +160,7 @@ class BadSource:
             return
 
     async def _layout(self, stream: Stream, lure: Lure) -> None:
+        self.asked += 1
         nodes = lure.nodes
         if lure.lie == "garbage":
             await stream.write(self._draw.randbytes(5000))
@@ -168,30 +181,30 @@ class BadSource:
 
 
 async def hostile_sources(target: Target, draw: Draw, share: float) -> int:
-    """Pulls of models whose only holder lies about their shape."""
-    tried = 0
-    for number in range(max(1, round(LURES * share) // LURES_EACH)):
-        lures = [make_lure(draw) for _ in range(LURES_EACH)]
+    """Pulls of models whose only holder lies about their shape; counts those it was asked for."""
+
+    async def one(number: int) -> int:
+        source = BadSource([make_lure(draw) for _ in range(LURES_EACH)], draw)
         identity = Identity(draw.randbytes(SEED_LENGTH))
         settings = NetSettings(
-            listen=("/ip4/127.0.0.1/tcp/0",),
-            dial_from=f"127.80.{number // 250}.{number % 250 + 1}",
+            listen=("/ip4/127.0.0.1/tcp/0",), dial_from=f"127.80.{next(_hosts)}.{number + 1}"
         )
         book = PeerBook(MemoryTable())
         async with open_net(settings, identity, NETWORK, book, lambda *_, **__: None) as net:
-            net.serve(PROTOCOL, BadSource(lures, draw).handle)
+            net.serve(PROTOCOL, source.handle)
             net.subscribe(TOPIC, lambda *_: Verdict.ACCEPT, _forget)
-            for lure in lures:
-                if await _lure(target, net, identity, lure):
-                    tried += 1
-    return tried
+            for lure in source.lures:
+                await _lure(target, net, identity, lure)
+        return source.asked
+
+    return await many(LURES // LURES_EACH, share, AT_ONCE, one)
 
 
-async def _lure(target: Target, net: Net, identity: Identity, lure: Lure) -> bool:
+async def _lure(target: Target, net: Net, identity: Identity, lure: Lure) -> None:
     cid = cid_text(lure.cid)
-    try:
+    with suppress(NetError, DaemonError):
         await net.connect(target.daemon.address)
-        with trio.move_on_after(PULL_PATIENCE_S):
+        with trio.move_on_after(ANNOUNCE_PATIENCE_S):
             await net.publish(TOPIC, _announcement(identity, lure))
             while not await target.daemon.announcements(subject=cid):
                 await trio.sleep(0.1)
@@ -200,9 +213,6 @@ async def _lure(target: Target, net: Net, identity: Identity, lure: Lure) -> boo
                 f"/v1/models/{cid}/pull", PullResult, PullRequest(), lambda _: None
             )
             raise AssertionError(f"a lie of the kind {lure.lie} was pulled")
-    except (NetError, DaemonError):
-        pass
-    return True
 
 
 async def _forget(_peer: bytes, _data: bytes) -> None:

@@ -22,10 +22,10 @@ from simnet.scenario import (
     Promise,
     Scenario,
     Start,
+    Steps,
     Stop,
 )
 from simnet.steps import announce, at_once, perform, wait_for
-from simnet.watch import follow
 from simnet.world import World, open_world
 
 REACH = {"delivered": ">= 1.0", "p99_s": "<= 2", "join_s": "<= 5"}
@@ -42,10 +42,15 @@ SETTLE_S = 30.0
 
 Say = Callable[[str], None]
 
+STEPS: list[Steps] = [
+    Start(who=f"0-{DAEMONS - 1}", at_once=4),
+    Announce(who="running", count=SECONDS, every=1.0),
+]
+
 SCENARIO = Scenario(
     title="gossip",
     daemons=DAEMONS + 1,
-    steps=[Start(who="0-99")],
+    steps=STEPS,
     promises=[Promise(that=NobodyDied())],
     network="gossip",
     bootstrap=3,
@@ -69,7 +74,7 @@ async def _measure(say: Say) -> dict[str, float | int]:
     with tempfile.TemporaryDirectory() as logs:
         path = Path(logs) / "gossip.toml"
         async with open_world(SCENARIO, path, 1, say, logs=Path(logs)) as world:
-            await perform(Start(who=f"0-{DAEMONS - 1}", at_once=4), world)
+            await perform(STEPS[0], world)
             await _need(world, Met(peers=4), 180)
             say(f"{DAEMONS} daemons have met after {world.now:.0f} s")
             found = await _deliver(world, say)
@@ -86,16 +91,11 @@ async def _need(world: World, check: Checks, within: float) -> Finding:
 
 
 async def _deliver(world: World, say: Say) -> dict[str, float | int]:
-    async with trio.open_nursery() as nursery:
-        for daemon in world.running():
-            nursery.start_soon(follow, world, daemon)
-        await trio.sleep(3)  # the followers connect
-        await perform(Announce(who="running", count=SECONDS, every=1.0), world)
-        wanted = SECONDS * (DAEMONS - 1)
-        with trio.move_on_after(SETTLE_S):
-            while len(delivery_delays(world)) < wanted:
-                await trio.sleep(0.2)
-        nursery.cancel_scope.cancel()
+    await perform(STEPS[1], world)
+    wanted = SECONDS * (DAEMONS - 1)
+    with trio.move_on_after(SETTLE_S):
+        while len(delivery_delays(world)) < wanted:
+            await trio.sleep(0.2)
     delays = delivery_delays(world)
     say(f"{len(delays)} of {wanted} pairs arrived")
     return {
