@@ -5,6 +5,10 @@ is *proven* for a while; who answers wrongly is *refuted* until he proves himsel
 only just announced is *provisional* for a grace, so that a model is not repaired ten times
 while its new holders are being asked.
 
+A refutation is no lie yet: somebody who has just removed a model, or found a bad disk, says so,
+and that takes seconds to get here. So the refuted are asked again soon, and only who fails then
+too, having announced nothing else meanwhile, has lied.
+
 A holder that stores a share s of what it announces passes k probes with probability s^k: with
 one a minute, half a lie lasts two minutes and a tenth of one about ten.
 """
@@ -20,6 +24,8 @@ from protocols.shelf import Holding
 MAX_AUDITS = 64
 """Holders of one model that one daemon asks: at a probe a minute 270 KB/s, and more than any
 number of copies that is worth having."""
+RECHECK = 10.0
+"""Seconds until the refuted are asked again: what they announce has got around by then."""
 SPARE = 2
 """Holders audited beyond those needed: when one dies, the next is proven already."""
 
@@ -30,6 +36,8 @@ class Record(msgspec.Struct):
     since: float
     proven: float | None = None
     refuted: bool = False
+    failures: int = 0
+    """In a row, since what it announces last changed."""
     asked: float | None = None
     waiting: bool = False
 
@@ -89,7 +97,10 @@ class Audit:
     def _due_at(self, record: Record) -> float:
         if record.asked is None:
             return record.since
-        return record.asked + (self._timeout if record.waiting else self._interval)
+        if record.waiting:
+            return record.asked + self._timeout
+        doubted = record.refuted and record.failures < 2
+        return record.asked + (RECHECK if doubted else self._interval)
 
     def asked(self, peer: bytes, now: float) -> None:
         """A probe of `peer` has been started."""
@@ -97,15 +108,24 @@ class Audit:
         record.asked = now
         record.waiting = True
 
-    def answered(self, peer: bytes, proven: bool | None, now: float) -> None:
-        """A probe's result: held (True), a lie (False), or no answer (None)."""
+    def answered(self, peer: bytes, proven: bool | None, now: float) -> bool:
+        """A probe's result: held (True), not held (False), or no answer (None). Whether it lied."""
         record = self._records.get(peer)
         if record is None:
-            return
+            return False
         record.waiting = False
-        if proven is not None:
-            record.refuted = not proven
-            record.proven = now if proven else None
+        if proven is None:
+            return False
+        record.refuted = not proven
+        record.failures = 0 if proven else record.failures + 1
+        record.proven = now if proven else None
+        return record.failures > 1
+
+    def announced_anew(self, peer: bytes) -> None:
+        """What `peer` announces is not what it was: it counts as before, and has not lied yet."""
+        record = self._records.get(peer)
+        if record is not None:
+            record.failures = 0
 
     def trusted(self, now: float) -> frozenset[bytes]:
         """The audited holders that count at `now`."""

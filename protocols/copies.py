@@ -1,7 +1,7 @@
 """One model as the replication machine sees it, and counting the copies of its tiles."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import accumulate
 
 import msgspec
@@ -24,11 +24,14 @@ class Attempts(msgspec.Struct):
 class Model:
     """What we know of one model. Times are seconds of the machine's clock."""
 
-    def __init__(self, cid: bytes, audit: Audit) -> None:
+    def __init__(self, cid: bytes, audit: Audit, draw: int) -> None:
         self.cid = cid
+        self.draw = draw  # of those that are not ours, the least are watched
         self.tiles = 0  # 0 until its manifest is known
         self.size = 0
-        self.asked_at = -math.inf  # for its manifest
+        self.learning = False  # its manifest is being asked for
+        self.asked_at = -math.inf  # for that, last
+        self.asked = 0  # how often, in vain
         self.holdings: dict[bytes, Holding] = {}
         self.progress: dict[bytes, float] = {}  # when a holder's tiles last changed
         self.audit = audit
@@ -39,6 +42,16 @@ class Model:
         self.repairing: set[int] = set()
         self.recount_at = 0.0
         self.was_short = False
+
+    def heard(self, holdings: Collection[Holding], now: float) -> None:
+        """Who announces which tiles of it now."""
+        for holding in holdings:
+            if self.holdings.get(holding.peer) != holding:
+                self.progress[holding.peer] = now
+                self.audit.announced_anew(holding.peer)
+        self.holdings = {holding.peer: holding for holding in holdings}
+        self.progress = {peer: at for peer, at in self.progress.items() if peer in self.holdings}
+        self.recount_at = 0.0
 
     def group_tiles(self, group: int) -> range:
         """The tiles of a group."""

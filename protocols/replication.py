@@ -1,11 +1,12 @@
 """Keeping R copies of every tile: who repairs what, when, with nobody asking.
 
     ModelKnown      a model's manifest is here: its tiles and bytes
+    LearnFailed     nobody gave us one that we asked for
     HoldersChanged  who announces which tiles of a model     (from the catalog)
     AliveChanged    who is alive, and how much each may hold (from the heartbeats)
     ProbeResult     what a probe showed                      -> Blame
     RepairEnded     a repair of ours is over
-    Tick            time passes                              -> Learn, StartProbe, StartRepair, Emit
+    Tick            time passes        -> Learn, Forget, StartProbe, StartRepair, Emit
 
 Rules of this file:
 1. A copy counts while its holder is alive, announces it, and answers probes (audit.py). Our
@@ -17,6 +18,8 @@ Rules of this file:
 3. In which order one daemon takes its groups is drawn by its own id: not everybody fetches the
    same tiles from the same holder first.
 4. Too many copies are left alone: they cost only what their holders gave.
+5. Which models are watched at all, and how many strangers can make us watch: watch.py. A tick
+   does no more than RANKED_PER_TICK allows; whose turn does not come is first in the next one.
 """
 
 from collections.abc import Callable
@@ -39,6 +42,7 @@ from protocols.peerscore import Fault
 from protocols.ratelimit import TokenBucket
 from protocols.rendezvous import MAX_WEIGHT, cost, rank
 from protocols.shelf import Holding
+from protocols.watch import Watch
 
 MAX_REPAIRS = 2
 """Groups that we repair at a time: the pull of one is several peers wide already."""
@@ -46,20 +50,19 @@ PROBE_RATE = 1.0
 """Probes a second, of all models: 256 KiB. With more than PROBE_RATE * probe_interval holders to
 audit, each is probed less often, and is given as much longer to prove itself."""
 PROBE_BURST = 4.0
-GROUPS_PER_TICK = 32
-"""Groups looked at in one tick for whether it is our turn: 100 daemons are ranked in 0.5 ms."""
-MAX_MODELS = 4096
-"""Models watched; the same number as a catalog has room for with four holders each."""
+RANKED_PER_TICK = 8192
+"""Daemons ranked in one tick, for all models and groups together: 35 ms."""
+TILES_AS_RANKED = 128
+"""Tiles that are counted in the time in which one daemon is ranked."""
 SETTLE = 10.0
 """Seconds after a repair in which its announcement gets around."""
 MAX_BACKOFF = 600.0
 """Seconds until a group whose repair keeps failing is tried again."""
 PATIENCE_STEPS = 10
 """Steps for which others who seem to get on are waited for at most."""
-LEAST_STEP = 1 / 6
-"""Of `Settings.step`, for a group of a few bytes: 5 s, in which an announcement gets around."""
-LEARN_AGAIN = 30.0
-"""Seconds until a manifest that nobody gave us is asked for again."""
+LEAST_STEP = 1 / 3
+"""Of `Settings.step`, for a group of a few bytes: 10 s, in which those at work have said so
+(synapsed/shards.py, every 5 s)."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -88,6 +91,12 @@ class ModelKnown(msgspec.Struct, frozen=True):
     model: bytes
     tiles: int
     size: int
+
+
+class LearnFailed(msgspec.Struct, frozen=True):
+    """A Learn is over, and the model is not known."""
+
+    model: bytes
 
 
 class HoldersChanged(msgspec.Struct, frozen=True):
@@ -123,14 +132,22 @@ class Tick(msgspec.Struct, frozen=True):
     """Time passes: one a second or two."""
 
 
-Event = ModelKnown | HoldersChanged | AliveChanged | ProbeResult | RepairEnded | Tick
+Event = (
+    ModelKnown | LearnFailed | HoldersChanged | AliveChanged | ProbeResult | RepairEnded | Tick
+)
 
 
 class Learn(msgspec.Struct, frozen=True):
-    """Effect: fetch this model's manifest from one of these, and say ModelKnown."""
+    """Effect: fetch this model's manifest from one of these, and say ModelKnown or LearnFailed."""
 
     model: bytes
     holders: tuple[bytes, ...]
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Effect: what was learned of this model is needed no more."""
+
+    model: bytes
 
 
 class StartProbe(msgspec.Struct, frozen=True):
@@ -151,7 +168,7 @@ class StartRepair(msgspec.Struct, frozen=True):
     tiles: tuple[tuple[int, int], ...]
 
 
-Effects = list[Effect | Learn | StartProbe | StartRepair]
+Effects = list[Effect | Learn | Forget | StartProbe | StartRepair]
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -173,17 +190,22 @@ class Replication:
         self._me = me
         self._settings = settings
         self._draw = draw
-        self._models: dict[bytes, Model] = {}
+        self._watch = Watch(
+            me, lambda: Audit(settings.probe_interval, settings.grace), strangers=settings.hold
+        )
         self._room: dict[bytes, int] = {}
         self._probes = TokenBucket(PROBE_RATE, PROBE_BURST)
+        self._ranked = 0
 
     def handle(self, event: Event, now: float) -> Effects:
-        """What follows from `event` at `now` (seconds)."""
+        """What follows from `event` at `now` (seconds of a clock that never runs backwards)."""
         match event:
             case ModelKnown(cid, tiles, size):
-                self._know(cid, tiles, size)
+                return [] if self._watch.know(cid, tiles, size) else [Forget(cid)]
+            case LearnFailed(cid):
+                self._watch.not_learned(cid)
             case HoldersChanged(cid, holdings):
-                self._set_holders(cid, holdings, now)
+                return self._forget(self._watch.hear(cid, holdings, now))
             case AliveChanged(room):
                 self._set_alive(room)
             case ProbeResult(cid, peer, proven):
@@ -196,51 +218,32 @@ class Replication:
 
     # -- what we are told ----------------------------------------------------------------------
 
-    def _know(self, cid: bytes, tiles: int, size: int) -> None:
-        model = self._models.get(cid)
-        if model is not None and tiles > 0:
-            model.tiles, model.size = tiles, size
-            model.recount_at = 0.0
-
-    def _set_holders(self, cid: bytes, holdings: tuple[Holding, ...], now: float) -> None:
-        if not holdings:
-            self._models.pop(cid, None)
-            return
-        model = self._models.get(cid)
-        if model is None:
-            if len(self._models) >= MAX_MODELS:
-                return
-            model = self._models[cid] = Model(
-                cid, Audit(self._settings.probe_interval, self._settings.grace)
-            )
-        for holding in holdings:
-            if model.holdings.get(holding.peer) != holding:
-                model.progress[holding.peer] = now
-        model.holdings = {holding.peer: holding for holding in holdings}
-        model.progress = {peer: at for peer, at in model.progress.items() if peer in model.holdings}
-        model.recount_at = 0.0
+    @staticmethod
+    def _forget(*models: Model | None) -> Effects:
+        return [Forget(model.cid) for model in models if model is not None]
 
     def _set_alive(self, room: dict[bytes, int]) -> None:
         changed = room.keys() ^ self._room.keys()
         self._room = room
         if not changed:
             return
-        for model in self._models.values():
+        self._watch.forget_asked(room)
+        for model in self._watch.models.values():
             if not changed.isdisjoint(model.holdings):
                 model.recount_at = 0.0
 
     def _probed(self, cid: bytes, peer: bytes, proven: bool | None, now: float) -> Effects:
-        model = self._models.get(cid)
+        model = self._watch.models.get(cid)
         if model is None:
             return []
-        model.audit.answered(peer, proven, now)
+        lied = model.audit.answered(peer, proven, now)
         model.recount_at = 0.0
-        if proven is not False:
+        if not lied:
             return []
         return [Blame(peer, Fault.LIED, f"does not hold what it announces of {cid_text(cid)}")]
 
     def _repaired(self, cid: bytes, group: int, done: bool, now: float) -> None:
-        model = self._models.get(cid)
+        model = self._watch.models.get(cid)
         if model is None:
             return
         model.repairing.discard(group)
@@ -252,27 +255,26 @@ class Replication:
     # -- time ----------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> Effects:
-        effects: Effects = []
-        one_round = sum(len(model.audit) for model in self._models.values()) / PROBE_RATE
-        for model in self._models.values():
-            model.audit.pace(
-                max(self._settings.probe_interval, one_round),
-                max(self._settings.grace, one_round),
-            )
-            if model.tiles == 0:
-                effects += self._learn(model, now)
-                continue
+        effects = self._forget(*self._watch.trim())
+        for cid, holders in self._watch.to_learn(self._room, now):
+            effects.append(Learn(cid, tuple(holders)))
+        self._pace()
+        self._ranked = 0
+        for model in self._watch.in_turn():
             if now >= model.recount_at:
                 effects += self._recount(model, now)
             effects += self._repair(model, now)
+            if self._ranked >= RANKED_PER_TICK:
+                break
         return effects + self._probe(now)
 
-    def _learn(self, model: Model, now: float) -> Effects:
-        holders = tuple(peer for peer in model.holdings if peer == self._me or peer in self._room)
-        if not holders or now < model.asked_at + LEARN_AGAIN:
-            return []
-        model.asked_at = now
-        return [Learn(model.cid, holders)]
+    def _pace(self) -> None:
+        models = self._watch.models.values()
+        one_round = sum(len(model.audit) for model in models) / PROBE_RATE
+        interval = max(self._settings.probe_interval, one_round)
+        grace = max(self._settings.grace, one_round)
+        for model in models:
+            model.audit.pace(interval, grace)
 
     def _recount(self, model: Model, now: float) -> Effects:
         """Count copies again, and note since when which groups have had too few."""
@@ -281,6 +283,7 @@ class Replication:
             for peer, holding in model.holdings.items()
             if peer != self._me and peer in self._room
         ]
+        self._ranked += len(live) + model.tiles // TILES_AS_RANKED
         model.audit.choose(
             self._me + model.cid,
             live,
@@ -327,7 +330,7 @@ class Replication:
 
     def _probe(self, now: float) -> Effects:
         effects: Effects = []
-        for model in self._models.values():
+        for model in self._watch.models.values():
             for peer in model.audit.due(now) if model.tiles else ():
                 tile = self._random_tile(model.holdings[peer])
                 if peer not in self._room or tile is None:
@@ -356,7 +359,8 @@ class Replication:
         if not (self._settings.hold and model.short_since and self._room.get(self._me)):
             return effects
         for group in self._my_order(model, now):
-            if sum(len(other.repairing) for other in self._models.values()) >= MAX_REPAIRS:
+            running = sum(len(other.repairing) for other in self._watch.models.values())
+            if running >= MAX_REPAIRS or self._ranked >= RANKED_PER_TICK:
                 break
             lacking = self._lacking(model, group)
             if lacking and self._is_our_turn(model, group, lacking, now):
@@ -373,13 +377,15 @@ class Replication:
             and now >= since + self._settings.delay
             and (group not in model.attempts or now >= model.attempts[group].again_at)
         ]
+        most = max(1, RANKED_PER_TICK // max(1, len(self._room)))
+        if len(ready) > most:
+            # Another part of them each tick, so that none waits behind those of others.
+            first = self._draw(len(ready))
+            ready = (ready + ready)[first : first + most]
         if len(ready) > 1:
+            self._ranked += len(ready)
             key = self._me + model.cid
             ready.sort(key=lambda group: cost(key, group.to_bytes(8, "big"), 1))
-        if len(ready) > GROUPS_PER_TICK:
-            # Another part of them each tick, so that none waits behind those of others.
-            first = int(now) * GROUPS_PER_TICK % len(ready)
-            ready = (ready + ready)[first : first + GROUPS_PER_TICK]
         return ready
 
     def _lacking(self, model: Model, group: int) -> list[int]:
@@ -412,6 +418,9 @@ class Replication:
     def _ranking(self, model: Model, group: int, lacking: list[int]) -> list[bytes]:
         """Live daemons that could take the group's tiles, first choice first."""
         needed = model.group_bytes(group)
+        self._ranked += len(self._room)
+        if len(model.weights) > 2 * len(self._room) + 64:
+            model.weights.clear()  # of those who have gone
         candidates = [
             # Weights stay while the model is short: repairing takes room, and would else move
             # those who repair down the ranking before what they fetched is announced.
@@ -441,7 +450,7 @@ class Replication:
 
     def standing(self, cid: bytes) -> Standing:
         """How a model stands by what we count; all zeros for one that we do not know."""
-        model = self._models.get(cid)
+        model = self._watch.models.get(cid)
         if model is None or not model.counts:
             return Standing(tiles=0, copies=0, most=0, short=0, repairing=())
         return Standing(
@@ -454,14 +463,14 @@ class Replication:
 
     def trusts(self, cid: bytes, peer: bytes, now: float) -> bool:
         """Whether the copies of one holder count at `now`; our own do while we announce them."""
-        model = self._models.get(cid)
+        model = self._watch.models.get(cid)
         if model is None or peer not in model.holdings:
             return False
         return peer == self._me or (peer in self._room and peer in model.audit.trusted(now))
 
     def models(self) -> list[bytes]:
         """The models watched, in order."""
-        return sorted(self._models)
+        return sorted(self._watch.models)
 
 
 def _weight(room: int) -> int:

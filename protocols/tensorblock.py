@@ -322,10 +322,12 @@ class BlockTree:
 
     def _section_tree(self, index: int) -> Tree:
         """The tree of one section; the last one is kept, since probes and reads come in runs."""
-        if self._last is None or self._last[0] != index:
-            hashes = split_hashes(self._leaf_hashes(index))
-            self._last = index, Tree(self._hasher.node, hashes)
-        return self._last[1]
+        last = self._last  # read once: provers in other threads may replace it
+        if last is not None and last[0] == index:
+            return last[1]
+        tree = Tree(self._hasher.node, split_hashes(self._leaf_hashes(index)))
+        self._last = index, tree
+        return tree
 
     def prove(self, lo: int, hi: int) -> list[bytes]:
         """The proof for the leaves [lo, hi): `run_proof_length(layout, lo, hi)` hashes."""

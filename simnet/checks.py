@@ -63,9 +63,17 @@ async def of_each(daemons: list[Daemon], get: Callable[[Daemon], Awaitable[T]]) 
 @ask.register
 async def ask_met(check: s.Met, world: World) -> Finding:
     daemons = world.choose(check.who)
-    counts = [status.connected for status in await of_each(daemons, Daemon.get_status)]
+    running = {daemon.identity.text for daemon in world.running()}
+
+    async def met(daemon: Daemon) -> int:
+        # Of a peer that was just killed a daemon may not know yet.
+        return len(running & {peer.peer_id for peer in await daemon.peers("connected")})
+
+    counts = await of_each(daemons, met)
     enough = sum(count >= check.peers for count in counts)
-    text = f"{enough} of {len(daemons)} have {check.peers} peers or more (least: {min(counts)})"
+    text = (
+        f"{enough} of {len(daemons)} are connected to {check.peers} or more (least: {min(counts)})"
+    )
     return Finding(enough == len(daemons), text)
 
 

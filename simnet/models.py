@@ -6,7 +6,8 @@ import json
 import random
 from pathlib import Path
 
-from protocols.safetensors_header import make_safetensors_header
+from protocols.safetensors_header import LENGTH_BYTES, make_safetensors_header
+from protocols.tensorblock import FLAT, SAFETENSORS, Layout
 from simnet.scenario import ModelSource
 from simnet.scenarioload import ScenarioError
 
@@ -54,6 +55,22 @@ def make_model(folder: Path, size: int, seed: int) -> None:
         file.write(make_safetensors_header([(name, "F16", [rows, ROW // 2]) for name in names]))
         for _ in names:
             file.write(draw.randbytes(rows * ROW))
+
+
+def tile_sizes(folder: Path) -> list[int]:
+    """Bytes of every tile of a model, in the order that shard announcements number them."""
+    sizes: list[int] = []
+    for path in sorted(files_of(folder), key=lambda path: path.relative_to(folder).as_posix()):
+        size = path.stat().st_size
+        kind = SAFETENSORS if path.suffix == ".safetensors" else FLAT
+        with path.open("rb") as file:
+            start = file.read(LENGTH_BYTES)
+            prefix = start + file.read(int.from_bytes(start, "little")) if kind != FLAT else b""
+        layout = Layout.of_kind(kind, size, prefix)
+        for tile in range(layout.tile_count):
+            begin, end = layout.run_span(*layout.leaves_of_tile(tile))
+            sizes.append(end - begin)
+    return sizes
 
 
 def size_of(folder: Path) -> int:

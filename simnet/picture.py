@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from simnet.timeline import Runs, Sample, Timeline, copies, count
+from simnet.timeline import Runs, Sample, Timeline, copies
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,7 +109,7 @@ def _row(axes: "Axes", timeline: Timeline, daemon: int) -> None:
         for column, at in enumerate(np.linspace(since, until, width)):
             sample = _latest(samples, since, float(at))
             if sample is not None:
-                held[:, column] = _bands(sample, timeline.tiles)
+                held[:, column] = _bands(sample, timeline)
         axes.imshow(
             held,
             extent=(since, until, daemon + 0.36, daemon - 0.36),
@@ -145,18 +145,25 @@ def _mark(axes: "Axes", at: float, daemon: int, kind: str) -> None:
 
 
 def _world_marks(axes: "Axes", timeline: Timeline) -> None:
+    """What was done to the world: a line each, its words above, on a second level where close."""
+    last, level = -timeline.seconds, 0
     for mark in timeline.marks:
-        if mark.daemon is None:
-            axes.axvline(mark.at, color=TROUBLE, linewidth=1, linestyle=(0, (4, 3)), zorder=4)
-            axes.annotate(
-                mark.note or mark.kind,
-                (mark.at, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, 2),
-                textcoords="offset points",
-                color=TROUBLE,
-                fontsize=8,
-            )
+        if mark.daemon is not None:
+            continue
+        level = 1 - level if mark.at - last < timeline.seconds / 5 else 0
+        last = mark.at
+        late = mark.at > 0.8 * timeline.seconds
+        axes.axvline(mark.at, color=TROUBLE, linewidth=1, linestyle=(0, (4, 3)), zorder=4)
+        axes.annotate(
+            mark.note or mark.kind,
+            (mark.at, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3 if late else 3, 2 + 11 * level),
+            textcoords="offset points",
+            horizontalalignment="right" if late else "left",
+            color=TROUBLE,
+            fontsize=8,
+        )
 
 
 def _latest(samples: list[Sample], since: float, at: float) -> Sample | None:
@@ -170,14 +177,17 @@ def _latest(samples: list[Sample], since: float, at: float) -> Sample | None:
     return found
 
 
-def _bands(sample: Sample, tiles: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _bands(sample: Sample, timeline: Timeline) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The share held of each of BINS bands of tiles.
 
-    What is held and not announced yet is somewhere in the rest: shade it evenly.
+    What is held and not announced yet is somewhere in the rest: shade that evenly.
     """
-    announced = count(sample.tiles) / tiles
-    rest = max(0.0, sample.held - announced) / (1 - announced) if announced < 1 else 0.0
-    held = np.full(tiles, min(1.0, rest))
+    tiles = timeline.tiles
+    sizes = timeline.sizes or [1] * tiles
+    announced = sum(sum(sizes[start : start + length]) for start, length in sample.tiles)
+    lacking = sum(sizes) - announced
+    rest = (sample.held * sum(sizes) - announced) / lacking if lacking else 0.0
+    held = np.full(tiles, min(1.0, max(0.0, rest)))
     for start, length in sample.tiles:
         held[start : start + length] = 1
     edges = np.linspace(0, tiles, BINS + 1)
@@ -206,7 +216,8 @@ def _copies_panel(axes: "Axes", timeline: Timeline) -> None:
         )
     axes.set(ylim=(0, max([*most, timeline.copies]) + 0.6), ylabel="copies", xlabel="seconds")
     _panel_title(axes, "copies of each tile on running daemons: least (line) to most (band)")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color=IDLE)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):

@@ -43,7 +43,7 @@ class Check(Part, tag_field="check"):
 
 
 class Met(Check, kw_only=True, tag="met"):
-    """Everyone is connected to at least `peers` others."""
+    """Everyone is connected to at least `peers` others that run."""
 
     peers: Count
     who: Who = "running"
@@ -170,7 +170,7 @@ class Pick(Step, kw_only=True, tag="pick"):
     count: Count = 1
     out_of: Who = "running"
     but: Who = []
-    holding: str = ""  # only those that hold this model whole
+    holding: str = ""  # only those that hold a good part of this model
 
 
 class Import(Step, kw_only=True, tag="import"):

@@ -8,10 +8,10 @@ import trio
 
 from protocols.errors import SynapseError
 from simnet import scenario as s
-from simnet.checks import Finding, look
+from simnet.checks import Finding, held_bytes, look
 from simnet.daemon import Daemon
 from simnet.liars import start_liar
-from simnet.models import differences, files_of
+from simnet.models import differences, files_of, tile_sizes
 from simnet.weather import Weather
 from simnet.world import ExportRecord, Model, Published, PullRecord, World
 from synapsed.control import models
@@ -24,6 +24,9 @@ POLL_EACH_S = 0.02
 
 TELL_S = 5.0
 """Between two lines that say what a wait still waits for."""
+
+GOOD_PART = 0.25
+"""Of a model's bytes, what makes a holder worth killing: headers alone are everywhere."""
 
 
 class StepError(SynapseError):
@@ -141,12 +144,8 @@ async def do_pick(step: s.Pick, world: World) -> str:
     fit = [daemon for daemon in world.choose(step.out_of) if daemon.index not in but]
     if step.holding:
         model = world.models[step.holding]
-        listed = [(daemon, await daemon.models()) for daemon in fit if daemon.up]
-        fit = [
-            daemon
-            for daemon, held in listed
-            if any(info.cid == model.cid and info.complete for info in held)
-        ]
+        held = [(daemon, await held_bytes(daemon, model.cid)) for daemon in fit if daemon.up]
+        fit = [daemon for daemon, (count, _) in held if count >= GOOD_PART * model.size]
     if len(fit) < step.count:
         raise StepError(f"only {len(fit)} daemons fit, and {step.count} are to be picked")
     chosen = sorted(world.random.sample(fit, step.count), key=lambda daemon: daemon.index)
@@ -171,6 +170,8 @@ async def do_import(step: s.Import, world: World) -> str:
     if not world.timeline.model:
         world.timeline.model = f"{model.name}, {model.size / 1e6:.0f} MB"
         world.timeline.tiles = model.tiles
+        sizes = tile_sizes(model.folder)
+        world.timeline.sizes = sizes if len(sizes) == model.tiles else []
         copies = world.scenario.config.get("replication", {}).get("copies", 0)
         world.timeline.copies = int(copies)
     return f"{model.cid}: {model.size / 1e6:.1f} MB, {model.tiles} tiles"

@@ -39,6 +39,7 @@ class Timeline(msgspec.Struct):
     daemons: int
     model: str = ""  # name and size as people read it; "": no model in this world
     tiles: int = 0
+    sizes: list[int] = []  # bytes of each tile; [] where they are not known
     copies: int = 0
     seconds: float = 0.0
     passed: bool = False

@@ -15,6 +15,9 @@ from synapsed.addresses import Address, IpText
 from synapsed.paths import MAX_SOCKET_PATH
 from synapsed.quantities import Rate, Seconds, Size
 
+MIN_QUOTA = Size(64 << 20)
+"""A quota below one small expert and its tree can hold nothing."""
+
 
 class NetConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How this daemon meets others."""

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from protocols.errors import SynapseError
 from synapsed.addresses import Address, IpText
-from synapsed.config import PROFILES, Config, Loaded, plain, schema, value_at
+from synapsed.config import MIN_QUOTA, PROFILES, Config, Loaded, plain, schema, value_at
 from synapsed.paths import PathError
 from synapsed.quantities import Rate, Seconds, Size
 from synapsed.tomllines import key_lines
@@ -30,9 +30,6 @@ MAX_CONFIG_FILE = 64 << 10
 ENV_PREFIX = "SYNAPSED_"
 ENV_PLACES = frozenset({"SYNAPSED_HOME", "SYNAPSED_CONFIG"})
 """Variables that say where things are, and so cannot stand in the file."""
-
-MIN_QUOTA = Size(64 << 20)
-"""A quota below one small expert and its tree can hold nothing."""
 
 FILE_HEAD = """\
 # The configuration of synapsed. A line that begins with `# key =` shows what holds without it.

@@ -77,7 +77,7 @@ class Driver:
         await self._idle.wait()
 
     async def keep_up(self) -> None:
-        """Wait while too much waits here: whoever takes in more than we can carry out slows down."""
+        """Wait while too much waits here: who takes in more than we can carry out slows down."""
         while len(self._queue) > BACKLOG:
             await self._moved.wait()
 

@@ -22,7 +22,6 @@ READER_BACKLOG = 1024
 NOTABLE = frozenset(
     {
         "bootstrap.reached",
-        "bootstrap.unreachable",
         "discovery.looking",
         "discovery.satisfied",
         "model.imported",
@@ -34,17 +33,26 @@ NOTABLE = frozenset(
         "replication.repaired",
         "replication.restored",
         "replication.short",
-        "store.database-lost",
-        "store.file-lost",
         "store.file-recovered",
-        "store.quota-warning",
-        "store.scrub-found",
     }
 )
 """Kinds that the log shows at its usual level: a dozen lines on a quiet day."""
 
+ALARMING = frozenset(
+    {
+        "bootstrap.unreachable",
+        "store.database-lost",
+        "store.file-lost",
+        "store.quota-warning",
+        "store.scrub-found",
+    }
+)
+"""Kinds that are warnings in the log: something that the owner may have to see to."""
+
 
 def _level(kind: str) -> int:
+    if kind in ALARMING:
+        return logging.WARNING
     return logging.INFO if kind in NOTABLE else logging.DEBUG
 
 

@@ -105,6 +105,7 @@ class Library:
         """Hash a folder or file into the store, pin it, announce it."""
 
         def say(done: int, total: int) -> None:
+            trio.from_thread.check_cancelled()
             report(shapes.Progress(stage="import", done=done, total=total))
 
         store = self._parts.store
@@ -193,6 +194,7 @@ class Library:
         """Write a complete model's files, byte-identical, into a folder that is empty or new."""
 
         def say(done: int, total: int) -> None:
+            trio.from_thread.check_cancelled()
             report(shapes.Progress(stage="export", done=done, total=total))
 
         work = partial(library.export_model, self._parts.store, self._known(cid), path, say)
@@ -242,6 +244,7 @@ class Library:
 
         def say(count: int) -> None:
             nonlocal done
+            trio.from_thread.check_cancelled()
             done += count
             report(shapes.Progress(stage="scrub", done=done, total=max(done, total)))
 
@@ -304,7 +307,7 @@ class Library:
 
 
 async def _thread(work: Callable[..., T], *arguments: object) -> T:
-    """Run blocking work in a thread; cancelled, it is left to end by itself."""
+    """Run blocking work in a thread. Cancelled, it ends where it next reports its progress."""
     return await trio.to_thread.run_sync(partial(work, *arguments))
 
 

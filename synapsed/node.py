@@ -44,6 +44,9 @@ from synapsed.transfer.serve import MAX_STREAMS_PER_PEER, BlockServer
 
 log = logging.getLogger(__name__)
 
+METER_SECONDS = 1.0
+"""Between two readings of the message counts: a tenth of the window that rates are over."""
+
 
 class Facade(Overview, Library):
     """NodeApi: what the control socket asks of a node."""
@@ -138,6 +141,7 @@ def compose(
         room=lambda: _room(liveness),
         declined=lambda model: declined.get(model) is not None,
         repaired=repaired,
+        moved=shards.changed,
         blame=net.blame,
         tell=bus.emit,
     )
@@ -206,6 +210,7 @@ async def _run(parts: Parts, ready: Callable[[], None], stop: trio.Event) -> Non
         "uploads": parts.uploads.run,
         "shards": parts.shards.run,
         "replicator": parts.replicator.run,
+        "meter": lambda: _meter(parts),
     }
     async with trio.open_nursery() as nursery:
         for name, run in services.items():
@@ -226,3 +231,16 @@ async def _run(parts: Parts, ready: Callable[[], None], stop: trio.Event) -> Non
 def _catalog_changed(parts: Parts, kind: str, subject: bytes) -> None:
     if kind == "shard":
         parts.replicator.holders_changed(subject)
+
+
+async def _meter(parts: Parts) -> None:
+    """Carry the net's counts of messages into the meter that the owner reads."""
+    seen: dict[tuple[str, str], int] = {}
+    while True:
+        totals = parts.net.messages
+        for (direction, kind), count in totals.items():
+            new = count - seen.get((direction, kind), 0)
+            if new:
+                parts.meter.count("in" if direction == "in" else "out", kind, new)
+        seen = totals
+        await trio.sleep(METER_SECONDS)

@@ -11,6 +11,7 @@ from protocols.cid import cid_text
 from protocols.peerid import peer_id_text
 from protocols.shelf import Entry
 from synapsed import doctor
+from synapsed.config import plain, value_at
 from synapsed.control import models as shapes
 from synapsed.control.meters import MessageMeter
 from synapsed.control.problems import UnknownError
@@ -19,6 +20,7 @@ from synapsed.doctor.report import Live
 from synapsed.events import EventBus
 from synapsed.net import Peer
 from synapsed.parts import Parts
+from synapsed.quantities import Rate, Size
 from synapsed.store.quota import WARN_PERCENT
 
 AGENT = f"synapsed/{importlib.metadata.version('synapsed')}"
@@ -74,7 +76,8 @@ class Overview:
         lines = self._parts.tally.warnings()
         use = self._store_use()
         if use.used * 100 >= use.quota * WARN_PERCENT:
-            lines.append("the store is nearly full: `synapsectl limits --quota`, or remove models")
+            full = "over its quota" if use.used > use.quota else "nearly full"
+            lines.append(f"the store is {full}: `synapsectl limits --quota`, or remove models")
         return lines
 
     def counters(self) -> shapes.Counters:
@@ -111,6 +114,7 @@ class Overview:
             bootstrap=dict(parts.tally.bootstrap),
             mdns_error=parts.tally.mdns_error,
             store_used=parts.store.quota.used,
+            store_quota=parts.store.quota.limit,
             scrub_age_s=time.time() - parts.tally.scrub[0] if parts.tally.scrub else None,
             scrub_bad=parts.tally.scrub[1] if parts.tally.scrub else 0,
             loop_stall_ms=parts.lag.read()["max"],
@@ -120,9 +124,21 @@ class Overview:
         return shapes.DoctorReport(doctor.examine(facts))
 
     async def config(self) -> shapes.ConfigReport:
-        """Every setting and where it came from."""
+        """Every setting in force and where it came from."""
         loaded = self._parts.loaded
-        entries = [shapes.ConfigEntry(*row) for row in loaded.rows()]
+        now = await self.limits()
+        changeable = {
+            "limits.upload": Rate(now.upload),
+            "limits.max_pulls": now.max_pulls,
+            "store.quota": Size(now.quota),
+        }
+        entries = []
+        for key, value, origin in loaded.rows():
+            in_force = changeable.get(key)
+            if in_force is not None and in_force != value_at(loaded.config, key):
+                entries.append(shapes.ConfigEntry(key, plain(in_force), "limits"))
+            else:
+                entries.append(shapes.ConfigEntry(key, value, origin))
         return shapes.ConfigReport(path=str(loaded.path) if loaded.path else None, entries=entries)
 
     # -- limits -------------------------------------------------------------------------------

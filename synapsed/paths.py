@@ -32,6 +32,8 @@ class Paths(msgspec.Struct, frozen=True):
     config_file: Path
     data: Path
     runtime: Path
+    is_home: bool = False
+    """Whether all is in one folder of the owner's choice."""
 
     @property
     def identity(self) -> Path:
@@ -58,10 +60,22 @@ class Paths(msgspec.Struct, frozen=True):
         """The control socket, unless [control] socket says otherwise."""
         return self.runtime / "control.sock"
 
+    def socket_in_use(self) -> Path:
+        """Where the usual control socket is, for who wants to speak to it.
+
+        A daemon that systemd started has it in the session's runtime folder, and one of a bare
+        shell beside its data. Neither cron nor ssh or sudo need have the daemon's environment.
+        """
+        usual = self.socket_at("")
+        if self.is_home:
+            return usual
+        others = (_run_folder() / usual.name, self.data / usual.name)
+        return next((path for path in (usual, *others) if _is_socket(path)), usual)
+
     def socket_at(self, configured: str) -> Path:
         """The control socket under the configured value; PathError where it is too long."""
         path = self.data / configured if configured else self.socket
-        if len(str(path).encode()) > MAX_SOCKET_PATH:
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
             raise PathError(
                 f"the control socket's path {path} is longer than {MAX_SOCKET_PATH} bytes",
                 remedy="set socket in [control], or SYNAPSED_CONTROL__SOCKET, to a shorter path",
@@ -93,13 +107,25 @@ def _check_ours(folder: Path) -> None:
         )
 
 
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _run_folder() -> Path:
+    """What systemd calls %t/synapsed, for who is not told XDG_RUNTIME_DIR."""
+    return Path(f"/run/user/{os.geteuid()}", APP)
+
+
 def find(home: str | Path | None, config: str | Path | None, env: Mapping[str, str]) -> Paths:
     """The places for `--home` and `--config` (None: not given) under `env`."""
     home = home or env.get("SYNAPSED_HOME")
     config = config or env.get("SYNAPSED_CONFIG")
     if home:
         top = Path(home).expanduser().absolute()
-        return Paths(Path(config or top / "config.toml").absolute(), top, top)
+        return Paths(Path(config or top / "config.toml").absolute(), top, top, is_home=True)
     dirs = platformdirs.PlatformDirs(APP, appauthor=False)
     config_file = Path(config) if config else dirs.user_config_path / "config.toml"
     # Without a session manager there is no runtime folder: the socket then lies with the data.

@@ -50,13 +50,15 @@ class Replicator:
         room: Room,
         declined: Callable[[bytes], bool],
         repaired: Callable[[bytes], None],
+        moved: Callable[[bytes], None],
         blame: Callable[[bytes, Fault, str], None],
         tell: Tell,
     ) -> None:
         """`declined`: models that the owner removed, and that are not to come back by repair;
-        `repaired` is told of each model of which we hold more by a repair."""
+        `repaired` is told of each model of which we hold more by a repair, and `moved` while one
+        gets on: who sees that somebody is at work does not begin as well."""
         self._machine = Replication(me, settings, random.SystemRandom().randrange)
-        self._repairs = Repairs(puller, self._handle, tell)
+        self._repairs = Repairs(puller, self._handle, tell, moved=moved)
         self._holders = holders
         self._room = room
         self._declined = declined

@@ -57,6 +57,11 @@ class Tally:
                 self.inbound += 1
             case "mdns.failed":
                 self.mdns_error = fields["why"]
+            case "store.database-lost":
+                self._warnings["database"] = (
+                    f"the state database was damaged and begun anew ({fields['kept']} is the "
+                    "old one): peers are met anew, and all models that are here are pinned"
+                )
             case "store.scrubbed":
                 self.scrub = (event.at, fields["bad"])
 

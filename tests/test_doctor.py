@@ -109,7 +109,7 @@ FAULTS: list[tuple[str, str, str, str, dict[str, Any]]] = [
     ("listening", "fail", "config", "net.listen", {"busy_ports": ["/ip4/0.0.0.0/tcp/4817"]}),
     ("listening", "fail", "network", "log", {"listening": []}),
     ("reachable", "warn", "network", "forward", {"inbound_ever": 0}),
-    ("peers", "warn", "network", "peers connect", {"peers": 2}),
+    ("peers", "warn", "network", "synapsectl connect", {"peers": 2}),
     ("peers", "fail", "network", "peers connect", {"peers": 0}),
     ("bootstrap", "warn", "network", "dialled again", {"bootstrap": {ADDRESS: "refused"}}),
     ("bootstrap", "warn", "config", "net.bootstrap", {"loaded": loaded(NetConfig(mdns=False))}),

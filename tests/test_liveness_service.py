@@ -11,6 +11,7 @@ import trio.testing
 from protocols.codec import encode
 from protocols.envelope import domain, seal
 from protocols.heartbeat import PAYLOAD_TYPE, PROTOCOL, USE, Counters, pack_batch
+from protocols.liveness import Hearsay
 from protocols.peerscore import Fault
 from synapsed.events import EventBus
 from synapsed.liveness_service import FRAME_BURST, LivenessService
@@ -151,24 +152,42 @@ async def test_a_peer_of_another_kind_is_left_alone(autojump_clock: trio.testing
         assert daemon.net.blamed == []
 
 
-async def test_changes_are_told_when_there_are_some(autojump_clock: trio.testing.MockClock) -> None:
-    async with chain(2) as (one, other):
-        await trio.sleep(3)
-        told = 0
+async def test_many_full_frames_at_once_are_no_single_stall(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Between any two frames the others of the loop have a turn."""
+    async with chain(1) as (daemon,):
+        guests = [PipeNet(identity(50 + n).peer_id, daemon.net.nursery) for n in range(20)]
+        turns: list[str] = []
+        heard = daemon.service.liveness.handle
 
-        def tell() -> None:
-            nonlocal told
-            told += 1
+        def handle(event: object, now: float) -> object:
+            if isinstance(event, Hearsay):
+                turns.append("frame")
+            return heard(event, now)
 
-        one.service.on_changed.append(tell)
-        await trio.sleep(60)
-        assert told == 0
-        other.free = 5
-        await trio.sleep(7)
-        assert told == 1
-        other.stop()
-        await trio.sleep(30)
-        assert told == 2
+        daemon.service.liveness.handle = handle  # type: ignore[method-assign]
+
+        async def other() -> None:
+            while len(turns) < 60:
+                turns.append("other")
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            for guest in guests:
+                guest.connect(daemon.net)
+                nursery.start_soon(_tell_once, guest, daemon)
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(other)
+        frames = [at for at, turn in enumerate(turns) if turn == "frame"]
+        assert len(frames) == len(guests)
+        assert all(later - one > 1 for one, later in pairwise(frames))
+
+
+async def _tell_once(guest: PipeNet, daemon: Daemon) -> None:
+    async with guest.open_stream(daemon.identity.peer_id, PROTOCOL) as stream:
+        await stream.write_frame(pack_batch([(0, b"x" * 100)]))
+        await trio.sleep(1)
 
 
 async def test_forgers_are_blamed_and_floods_are_held_up(

@@ -14,6 +14,7 @@ from synapsed.net import (
     PeerBook,
     PeerUnreachableError,
     TimedOutError,
+    WrongNetworkError,
 )
 from synapsed.net import keeper as keeping
 from synapsed.net.addresses import parse
@@ -22,7 +23,7 @@ from tests.netlab import LOOPBACK, holds, node, nodes, until
 
 async def test_a_wrong_network_never_gets_past_the_handshake() -> None:
     async with node(network="one") as one, node(network="other") as other:
-        with pytest.raises(PeerUnreachableError, match="another network"):
+        with pytest.raises(WrongNetworkError, match="is not of the network"):
             await one.net.connect(other.addr)
         assert not one.net.peers()
         assert not other.net.peers()

@@ -22,7 +22,7 @@ def scenario(daemons: int) -> s.Scenario:
         daemons=daemons,
         steps=[s.Start(who="all")],
         promises=[s.Promise(that=s.NobodyDied())],
-        models={"small": s.ModelSource(made=2)},
+        models={"small": s.ModelSource(made=1)},
         config=CONFIG,
     )
 

@@ -1,5 +1,7 @@
 """A damaged store repairs itself or forgets, says so, and is never a traceback."""
 
+import errno
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -69,15 +71,12 @@ def test_a_cut_off_file_keeps_what_is_in_front_of_the_cut(full: Path, file: Made
 def test_a_file_that_is_cut_off_while_open_is_an_error_and_no_crash(full: Path, file: Made) -> None:
     store = Store.open(full, QUOTA)
     held = store.file(file.ref.root)
-    view = held.read(6, 26)
-    assert view[0] == file.bytes_of(6, 7)[0]
     with held.path.open("r+b") as raw:
         raw.truncate(file.shape.layout.leaf_span(20)[0])
-    with pytest.raises(DamagedError, match="cut off"):
+    with pytest.raises(DamagedError, match="damaged"):
         held.read(22, 23)
-    found = store.scrub()
-    assert [leaf for _, leaf in found.bad_leaves] == []  # the cut was mended by forgetting
-    assert held.have == Runs([(0, 20)])
+    assert held.have == Runs([(0, 20)])  # the cut was mended by forgetting
+    assert [leaf for _, leaf in store.scrub().bad_leaves] == []
     file.feed(held, 20)
     assert bytes(held.read(0, file.leaves)) == file.data
     store.close()
@@ -203,6 +202,57 @@ def test_bits_that_rot_are_found_and_forgotten(full: Path, file: Made) -> None:
     store = reopened(store)
     assert store.file(file.ref.root).missing() == [(9, 10)]
     file.feed(store.file(file.ref.root), 9, 10)
+    check_store(store)
+    store.close()
+
+
+def test_what_rotted_is_never_given_out_and_is_forgotten(full: Path, file: Made) -> None:
+    events = Events()
+    _flip(_folder(full) / "data", file.shape.layout.leaf_span(9)[0] + 1000)
+    store = Store.open(full, QUOTA, on_event=events)
+    held = store.file(file.ref.root)
+    assert held.read(6, 9) == file.bytes_of(6, 9)
+    with pytest.raises(DamagedError, match="1 of the sub-tiles"):
+        held.read(6, 12)
+    assert held.missing() == [(9, 10)]
+    assert ("store.damaged", {"file": file.ref.root.hex(), "leaves": 1}) in events
+    assert held.read(10, 12) == file.bytes_of(10, 12)
+    store = reopened(store)
+    assert store.file(file.ref.root).missing() == [(9, 10)]
+    store.close()
+
+
+def test_a_bad_sector_costs_what_lies_on_it(
+    full: Path, file: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read through a mapping it would cost the daemon its life."""
+    bad = file.shape.layout.leaf_span(9)[0] + 1000
+    pread = os.pread
+
+    def broken(fd: int, count: int, at: int) -> bytes:
+        if at <= bad < at + count:
+            raise OSError(errno.EIO, "input/output error")
+        return pread(fd, count, at)
+
+    store = Store.open(full, QUOTA)
+    held = store.file(file.ref.root)
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(DamagedError):
+        held.read(6, 20)
+    assert held.missing() == [(9, 10)]
+    assert held.read(10, 26) == file.bytes_of(10, 26)
+    store.close()
+
+
+def test_a_data_file_that_is_gone_is_an_error_and_no_crash(full: Path, file: Made) -> None:
+    store = Store.open(full, QUOTA)
+    held = store.file(file.ref.root)
+    held.path.unlink()
+    with pytest.raises(DamagedError):
+        held.read(9, 10)
+    assert held.have == Runs()
+    file.feed(held)
+    assert held.complete
     check_store(store)
     store.close()
 

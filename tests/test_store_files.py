@@ -1,11 +1,13 @@
-"""Held files: only what verifies is kept, what is on record is durable, reading copies nothing."""
+"""Held files: only what verifies is kept, and what is on record is durable."""
 
-import mmap
 import random
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from protocols.errors import MalformedError, MismatchError, NotHeldError
 from protocols.hashtree import HASH_BYTES
 from protocols.safetensors_header import HeaderError
-from protocols.tensorblock import SUBTILE, verify_run
+from protocols.tensorblock import SUBTILE, BlockTree, verify_run
 from synapsed.hashing import HASHER
 from synapsed.store import HashesUnknownError, HeldFile, LeafMismatchError, Runs, Store
 from tests.store_kit import QUOTA, Events, Made, check_store, made, made_flat, reopened
@@ -125,15 +127,49 @@ def test_a_lying_description_is_refused(store: Store, file: Made, tmp_path: Path
     assert store.quota.used == 0
 
 
-def test_views_share_the_mapping(store: Store, file: Made) -> None:
+def test_proofs_are_right_whoever_else_asks_for_some_in_between(store: Store, file: Made) -> None:
+    """The tree of the last section asked about is kept, and threads ask about different ones:
+    here another one asks before each line of what finds that tree."""
     held = file.begin(store)
-    file.feed(held)
-    one, other = held.read(6, 10), held.read(6, 26)
-    assert isinstance(one.obj, mmap.mmap)
-    assert one.obj is other.obj
-    assert one.readonly
-    store.close()
-    assert bytes(one) == file.bytes_of(6, 10)
+    expected = held.prove(2, 3)
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
+        nonlocal lines
+        if frame.f_code is not BlockTree._section_tree.__code__:
+            return None
+        if event == "line":
+            lines += 1
+            sys.settrace(None)
+            held.prove(10, 11)
+            sys.settrace(trace)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        found = held.prove(2, 3)
+    finally:
+        sys.settrace(None)
+    assert lines > 2
+    assert found == expected
+
+
+def test_a_manifest_that_lies_about_a_file_does_not_have_it(store: Store, file: Made) -> None:
+    """Its size or its layout: both change how tiles are numbered, for whoever believes it."""
+    held = file.begin(store)
+    assert store.file_of(file.ref) is held
+    replace = msgspec.structs.replace
+    assert store.file_of(replace(file.ref, size=file.ref.size + 1)) is None
+    assert store.file_of(replace(file.ref, layout="flat")) is None
+    with pytest.raises(MismatchError, match="another size or layout"):
+        store.create(replace(file.ref, layout="flat"), None, file.shape.nodes)
+
+
+def test_a_file_of_one_section_is_the_same_in_either_layout(store: Store, tmp_path: Path) -> None:
+    file = made(tmp_path, {})
+    held = file.begin(store)
+    assert len(held.layout.sections) == 1
+    assert store.file_of(msgspec.structs.replace(file.ref, layout="flat")) is held
 
 
 def test_what_was_written_and_not_committed_is_not_on_record(store: Store, file: Made) -> None:
@@ -262,15 +298,13 @@ def test_what_is_held_in_part_is_held_in_part_after_a_restart(tmp_path: Path, fi
     store.close()
 
 
-def test_a_removed_file_is_gone_and_its_views_stay(store: Store, file: Made) -> None:
+def test_a_removed_file_is_gone(store: Store, file: Made) -> None:
     held = file.begin(store)
     file.feed(held)
-    view = held.read(1, 26)
     assert store.remove_file(held.root) > len(file.data)
     assert store.file(held.root) is None
     assert store.quota.used == 0
     assert not held.path.exists()
-    assert bytes(view) == file.bytes_of(1, 26)
     with pytest.raises(NotHeldError):
         held.read(1, 2)
     assert store.remove_file(held.root) == 0

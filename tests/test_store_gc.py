@@ -199,12 +199,37 @@ def test_blocks_that_are_no_manifests_can_be_pinned(store: Store) -> None:
     assert not store.has_block(lost)
 
 
-def test_a_collection_waits_for_who_says_keep(store: Store, files: list[Made]) -> None:
-    """Between learning a root and holding its file no collection can slip in."""
+def test_a_name_that_is_to_be_kept_waits_for_a_collection_and_beginning_to_keep_does_not(
+    store: Store, files: list[Made]
+) -> None:
+    """Between learning a root and holding its file no collection can slip in; and the event
+    loop, which begins to keep, must not stand still for a collection of thousands of files."""
+    collecting, go_on, kept = threading.Event(), threading.Event(), threading.Event()
+    detach = store.detach_file
+
+    def slow(root: bytes) -> tuple[int, list[Path]]:
+        collecting.set()
+        assert go_on.wait(10)
+        return detach(root)
+
+    store.detach_file = slow  # type: ignore[method-assign]
+    collection = threading.Thread(target=store.gc)
+    collection.start()
+    assert collecting.wait(10)
+    with store.keeping() as keep:
+        adding = threading.Thread(target=lambda: (keep.add(files[0].ref.root), kept.set()))
+        adding.start()
+        assert not kept.wait(0.1)
+        go_on.set()
+        assert kept.wait(10)
+        collection.join()
+        assert store.file(files[0].ref.root) is None  # it was collected before, wholly
+        adding.join()
+
+
+def test_what_is_kept_is_spared(store: Store, files: list[Made]) -> None:
     root = files[0].ref.root
     with store.keeping() as keep:
         keep.add(root)
-        collecting = threading.Thread(target=store.gc)
-        collecting.start()
-        collecting.join()
+        store.gc()
         assert store.file(root).complete

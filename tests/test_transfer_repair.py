@@ -38,7 +38,8 @@ class Machine:
     def __init__(self, node: Node) -> None:
         self.heard: list[object] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.repairs = Repairs(node.puller, self.heard.append, self.emit)
+        self.moved: list[bytes] = []
+        self.repairs = Repairs(node.puller, self.heard.append, self.emit, moved=self.moved.append)
 
     def emit(self, kind: str, /, **fields: Any) -> None:
         self.events.append((kind, fields))
@@ -81,6 +82,7 @@ async def test_learning_probing_and_repairing(swarm: World, holder: tuple[Node, 
     }
     assert held >= {3, 4, 6}
     assert "replication.repaired" in [kind for kind, _ in machine.events]
+    assert set(machine.moved) == {cid}
     check_store(repairer.store)
 
 

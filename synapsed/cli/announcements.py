@@ -3,6 +3,7 @@
 import json
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,11 +11,14 @@ import typer
 
 from protocols.errors import MalformedError
 from synapsed.cli.common import SLOW_S, Cli, command
-from synapsed.cli.names import announcement_id
+from synapsed.cli.names import announcement_id, subject_cid
 from synapsed.control import models
 
 if TYPE_CHECKING:
     from synapsed.cli.output import Output
+
+NAME_WIDTH, ISSUER_WIDTH = 18, 14
+"""So that a row fits 80 columns."""
 
 announce = typer.Typer(help="Publish a manifest and announce it.", no_args_is_help=True)
 
@@ -35,35 +39,47 @@ def announcements(
     kind: Annotated[
         Literal["shard", "adapter", "kernel", "proposal"] | None, typer.Option(help="Only these.")
     ] = None,
-    subject: Annotated[str | None, typer.Option(metavar="CID", help="Only about this.")] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option(metavar="CID", help="Only about this: its beginning, or a model's name."),
+    ] = None,
 ) -> None:
     """The live announcements that this daemon knows."""
-    query = {"kind": kind, "subject": subject}
     with cli.client() as client:
+        about = subject_cid(client, subject) if subject is not None else None
+        query = {"kind": kind, "subject": about}
         found = client.call(
             "GET",
             "/v1/announcements",
             models.Announcements,
             **{name: value for name, value in query.items() if value is not None},
         )
-    cli.done(found, lambda out: _table(out, found.announcements))
+        here = models.Models([]) if cli.json else client.call("GET", "/v1/models", models.Models)
+    names = {model.cid: model.name for model in here.models}
+    cli.done(found, lambda out: _table(out, found.announcements, names))
 
 
-def _table(out: "Output", found: list[models.AnnouncementInfo]) -> None:
-    from synapsed.cli.output import short_cid, short_peer, until  # noqa: PLC0415
+def _table(out: "Output", found: list[models.AnnouncementInfo], names: Mapping[str, str]) -> None:
+    from synapsed.cli.output import short_cid, short_peer, short_text  # noqa: PLC0415
 
-    columns = ("ID", "KIND", "SUBJECT", "ISSUER", "EXPIRES>")
+    columns = ("ID", "KIND", "SUBJECT", "NAME", "ISSUER")
     rows = (
         (
             short_cid(entry.id),
             entry.kind,
             short_cid(entry.subject),
-            "this daemon" if entry.own else short_peer(entry.issuer),
-            f"in {until(entry.expires)}",
+            short_text(_name(entry, names), NAME_WIDTH),
+            "this daemon" if entry.own else short_peer(entry.issuer, ISSUER_WIDTH),
         )
         for entry in found
     )
     out.table(columns, rows, empty="no announcements")
+
+
+def _name(entry: models.AnnouncementInfo, names: Mapping[str, str]) -> str:
+    """What its issuer calls it; a model's name is in its manifest, which not everybody has."""
+    field = {"adapter": "name", "kernel": "operation", "proposal": "title"}.get(entry.kind)
+    return names.get(entry.subject, "") if field is None else str(entry.body.get(field, ""))
 
 
 @command(announce, "adapter")
@@ -102,12 +118,15 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise typer.BadParameter(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
+        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise MalformedError(
-            f"{file} is not {'TOML' if file.suffix == '.toml' else 'JSON'}: {error}",
+            f"{file} is not {'TOML' if file.suffix == '.toml' else 'JSON'}: {why}",
             remedy="docs/cli.md has an example of each manifest",
         ) from error
     if not isinstance(body, dict):
-        raise MalformedError(f"{file} holds no object of named fields")
+        raise MalformedError(
+            f"{file} holds no object of named fields", remedy="docs/cli.md has an example of each"
+        )
     return body
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeVar
 
 import typer
 
+from protocols.errors import SynapseError
 from synapsed.control.problems import TimedOutError
 
 if TYPE_CHECKING:
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     from synapsed.control.client import Client
     from synapsed.paths import Paths
 
+T = TypeVar("T")
+
 BRIEF_S = 30.0
 """For commands that answer at once, unless --timeout says otherwise. The daemon gives up at 20."""
 
 SLOW_S = 620.0
 """For gc and doctor, which may walk a large store. The daemon gives up at 600."""
+
+LONGEST_S = 1e6
+"""Twelve days. The system's timers take no infinity."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Home = Annotated[
@@ -59,12 +65,26 @@ _SHARED = tuple(
 )
 
 
+def path_of(text: str) -> Path:
+    """A path that the user named. An empty one is a variable that was not set, and no folder."""
+    if not text:
+        raise typer.BadParameter("an empty path names nothing")
+    return Path(text)
+
+
+class InterruptedByUserError(SynapseError):
+    """Ctrl-C while the daemon worked for this command; it was told to stop."""
+
+    code: ClassVar[str] = "interrupted"
+
+
 class Cli:
     """One run of the program: which daemon, and how to print."""
 
     def __init__(self, shared: dict[str, Any]) -> None:
         self.json: bool = shared["json"]
-        self.timeout: float | None = shared["timeout"]
+        timeout: float | None = shared["timeout"]
+        self.timeout = None if timeout is None else min(timeout, LONGEST_S)
         self._home: Path | None = shared["home"]
         self._socket: Path | None = shared["socket"]
         self._color = not (shared["no_color"] or os.environ.get("NO_COLOR"))
@@ -85,13 +105,25 @@ class Cli:
 
         return Client(self.socket(), max(patience, self.timeout or 0))
 
+    def work(
+        self, client: "Client", what: str, path: str, kind: type[T], asked: object = None
+    ) -> T:
+        """Long work at `path`, with a bar named `what`; its result, as `kind`."""
+        with self.out.progress(what) as watch:
+            try:
+                return client.work(path, kind, asked, watch)
+            except KeyboardInterrupt:
+                remedy = _AFTER_INTERRUPT.get(what.partition(" ")[0], "")
+                raise InterruptedByUserError(f"{what}: interrupted", remedy=remedy) from None
+
     def socket(self) -> Path:
         """The control socket: --socket, or where the daemon of this home has it."""
         if self._socket is not None:
             return self._socket.absolute()
         places = self.places()
         configured = os.environ.get("SYNAPSED_CONTROL__SOCKET")
-        return places.socket_at(configured or _configured_socket(places.config_file))
+        configured = configured or _configured_socket(places.config_file)
+        return places.socket_at(configured) if configured else places.socket_in_use()
 
     def places(self) -> "Paths":
         """Where the daemon's things are, for --home and the environment."""
@@ -110,6 +142,12 @@ class Cli:
         raise TimedOutError(
             f"not done within {self.timeout:g} s", remedy="give it more with --timeout SECONDS"
         )
+
+
+_AFTER_INTERRUPT = {
+    "pull": "what has arrived is kept: the same command goes on from there",
+    "import": "the same command goes on from there; `synapsectl gc` takes what is there already",
+}
 
 
 def _configured_socket(config_file: Path) -> str:

@@ -1,6 +1,7 @@
 """status, limits, pause, resume, doctor, config, metrics: the daemon itself."""
 
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -8,11 +9,16 @@ import typer
 from msgspec import UNSET
 
 from synapsed.cli.common import SLOW_S, Cli, command
+from synapsed.config import MIN_QUOTA
 from synapsed.control import models
-from synapsed.control.problems import EXIT_FAILED
+from synapsed.control.fields import MAX_PULLS_LIMIT, RATE_LIMIT
+from synapsed.control.problems import EXIT_FAILED, TimedOutError
 
 if TYPE_CHECKING:
     from synapsed.cli.output import Output
+
+SIGN_OF_LIFE_S = 10.0
+"""A daemon that does not say its limits within so long is examined from outside."""
 
 config = typer.Typer(help="The configuration in force.", no_args_is_help=True)
 
@@ -34,11 +40,13 @@ def status(cli: Cli) -> None:
         found = client.call("GET", "/v1/status", models.Status)
 
     def show(out: "Output") -> None:
-        from synapsed.cli.output import duration, share, size  # noqa: PLC0415
+        from synapsed.cli.output import duration, limit, share, size  # noqa: PLC0415
+        from synapsed.quantities import Size  # noqa: PLC0415
 
         process = found.process
+        quota = found.store.quota
         rows = [
-            ("state", f"{found.state} for {duration(found.uptime)}, pid {found.pid}"),
+            ("state", f"{found.state}; up for {duration(found.uptime)}, pid {found.pid}"),
             ("peer id", found.peer_id),
             ("network", found.network),
             ("version", found.version),
@@ -46,12 +54,11 @@ def status(cli: Cli) -> None:
             *(("listens at", addr) for addr in found.addrs),
             ("peers", f"{found.connected} connected of {found.target_peers} wanted"),
             ("live", f"{found.live} by their heartbeats, this one included"),
-            ("catalog", f"{found.announcements} announcements"),
-            ("models", f"{found.models}"),
+            ("catalog", f"{found.announcements} announcements, of {found.models} models"),
             (
                 "store",
-                f"{size(found.store.used)} of {size(found.store.quota)}"
-                f" ({share(found.store.used, found.store.quota)})",
+                f"{size(found.store.used)} of {limit(Size(quota).text(), quota)}"
+                f" ({share(found.store.used, quota)})",
             ),
             ("messages", f"{found.messages_per_second:.1f}/s"),
         ]
@@ -66,11 +73,10 @@ def status(cli: Cli) -> None:
 
 
 def _job_line(job: models.JobInfo) -> str:
-    from synapsed.cli.output import share, short_cid  # noqa: PLC0415
+    from synapsed.cli.output import job_subject, share  # noqa: PLC0415
 
-    subject = short_cid(job.subject) if job.kind in ("pull", "export") else job.subject
     done = "" if job.progress is None else f", {share(job.progress.done, job.progress.total)}"
-    return f"{job.id}: {job.kind} of {subject}{done}"
+    return f"{job.id}: {job.kind} of {job_subject(job)}{done}"
 
 
 def limits(
@@ -79,7 +85,10 @@ def limits(
         str | None, typer.Option(metavar="RATE", help='"20 Mbit/s", "2.5 MB/s", or 0: unlimited.')
     ] = None,
     quota: Annotated[str | None, typer.Option(metavar="SIZE", help='Disk: "50 GiB".')] = None,
-    max_pulls: Annotated[int | None, typer.Option(help="Models pulled at a time.")] = None,
+    max_pulls: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=MAX_PULLS_LIMIT, help="Models pulled at a time."),
+    ] = None,
 ) -> None:
     """Show the limits in force, or change them until the restart."""
     change = models.LimitsRequest(
@@ -94,12 +103,14 @@ def limits(
             found = client.call("PUT", "/v1/limits", models.Limits, change)
 
     def show(out: "Output") -> None:
-        from synapsed.cli.output import rate, size  # noqa: PLC0415
+        from synapsed.cli.output import limit, rate  # noqa: PLC0415
+        from synapsed.quantities import Rate, Size  # noqa: PLC0415
 
+        upload = Rate(found.upload).text()
         out.pairs(
             [
-                ("upload", rate(found.upload)),
-                ("quota", size(found.quota)),
+                ("upload", upload if " " in upload else rate(found.upload)),
+                ("quota", limit(Size(found.quota).text(), found.quota)),
                 ("max pulls", str(found.max_pulls)),
                 ("max connections", str(found.max_connections)),
             ]
@@ -113,9 +124,14 @@ def _quantity(option: str, text: str) -> int:
 
     kind = Rate if option == "--upload" else Size
     try:
-        return int(kind.parse(text))
+        value = int(kind.parse(text))
     except ValueError as error:
         raise typer.BadParameter(f"{error}; give {kind.expected}", param_hint=option) from error
+    least = MIN_QUOTA if kind is Size else 0
+    if not least <= value <= RATE_LIMIT:
+        bounds = f"at least {kind(least).text()}" if value < least else "no machine has as much"
+        raise typer.BadParameter(f"{text!r}: {bounds}", param_hint=option)
+    return value
 
 
 def pause(cli: Cli) -> None:
@@ -139,9 +155,11 @@ def doctor(cli: Cli) -> None:
     from synapsed.control.client import NoDaemonError  # noqa: PLC0415
 
     try:
+        with cli.client(SIGN_OF_LIFE_S) as client:
+            client.call("GET", "/v1/limits", models.Limits)
         with cli.client(SLOW_S) as client:
             found = client.call("GET", "/v1/doctor", models.DoctorReport)
-    except NoDaemonError:
+    except (NoDaemonError, TimedOutError):
         found = _doctor_without_daemon(cli)
 
     def show(out: "Output") -> None:
@@ -185,9 +203,18 @@ def show_config(
     cli: Cli,
     origin: Annotated[bool, typer.Option("--origin", help="Where each came from.")] = False,
 ) -> None:
-    """Every setting of the running daemon."""
-    with cli.client() as client:
-        found = client.call("GET", "/v1/config", models.ConfigReport)
+    """Every setting of the running daemon, or of one that would start now."""
+    from synapsed.control.client import NoDaemonError, NotADaemonError  # noqa: PLC0415
+
+    try:
+        with cli.client() as client:
+            found = client.call("GET", "/v1/config", models.ConfigReport)
+    except NotADaemonError:
+        raise
+    except NoDaemonError:
+        found = _config_without_daemon(cli)
+        if not cli.json:
+            print("no daemon runs; one would start with:", file=sys.stderr)
 
     def show(out: "Output") -> None:
         columns = ["KEY", "VALUE", *(["ORIGIN"] if origin else [])]
@@ -200,6 +227,15 @@ def show_config(
         )
 
     cli.done(found, show)
+
+
+def _config_without_daemon(cli: Cli) -> models.ConfigReport:
+    from synapsed import configload  # noqa: PLC0415 - only where no daemon answers
+
+    file = cli.places().config_file
+    loaded = configload.load(file if file.exists() else None, os.environ)
+    entries = [models.ConfigEntry(*row) for row in loaded.rows()]
+    return models.ConfigReport(path=str(loaded.path) if loaded.path else None, entries=entries)
 
 
 def _value(value: object) -> str:

@@ -68,7 +68,7 @@ def main() -> int:
     try:
         code: Any = app(prog_name=completion.PROGRAM, standalone_mode=False)
     except TyperException as error:
-        return _fail("usage", error.format_message(), _usage_hint(error), error.exit_code)
+        return _wrong_usage(error)
     except SynapseError as error:
         return _fail(error_code(error), error.message, error.remedy, exit_code(error))
     except typer.Abort:
@@ -93,7 +93,15 @@ def exit_code(error: SynapseError) -> int:
     return EXIT_REFUSED if isinstance(error, RefusedError) else EXIT_FAILED
 
 
-_EXIT_CODES = {"no-daemon": EXIT_NO_DAEMON, "timed-out": EXIT_TIMED_OUT, "bad-path": EXIT_USAGE}
+_EXIT_CODES = {
+    "no-daemon": EXIT_NO_DAEMON,
+    "not-a-daemon": EXIT_NO_DAEMON,
+    "timed-out": EXIT_TIMED_OUT,
+    "bad-path": EXIT_USAGE,
+    "bad-config": EXIT_USAGE,
+    "not-text": EXIT_USAGE,
+    "interrupted": EXIT_INTERRUPTED,
+}
 
 
 def error_code(error: SynapseError) -> str:
@@ -102,10 +110,18 @@ def error_code(error: SynapseError) -> str:
     return problem.error if problem is not None else error.code
 
 
-def _usage_hint(error: TyperException) -> str:
+def _wrong_usage(error: TyperException) -> int:
+    """A group without a command is answered with its help, everything else with what is wrong."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else completion.PROGRAM
-    return f"{path} --help shows the usage"
+    # Typer lays some of them out in lines, and leaves pydantic's prefix on others.
+    message = " ".join(error.format_message().split()).replace("Value error, ", "")
+    if type(error).__name__ == "NoArgsIsHelpError":  # which Typer does not export
+        if "--json" not in sys.argv[1:]:
+            print(error.format_message(), file=sys.stderr)
+            return EXIT_USAGE
+        message = f"{path} needs a command"
+    return _fail("usage", message, f"{path} --help shows the usage", error.exit_code)
 
 
 def _fail(code: str, message: str, remedy: str, exit_with: int) -> int:

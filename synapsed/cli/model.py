@@ -1,11 +1,12 @@
 """model ls|show|pull|import|export|pin|unpin|rm, and gc, scrub, job: what lies on the disk."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synapsed.cli.common import SLOW_S, Cli, command
+from synapsed.cli.common import SLOW_S, Cli, command, path_of
 from synapsed.cli.names import model_cid
 from synapsed.control import models
 
@@ -27,29 +28,22 @@ def register(app: typer.Typer) -> None:
 
 
 @command(model, "ls")
-def ls(cli: Cli) -> None:
-    """Models whose manifest is here."""
+def ls(
+    cli: Cli,
+    every: Annotated[bool, typer.Option("--all", help="Those that others announce, too.")] = False,
+) -> None:
+    """Models that are here, whole or in part."""
     with cli.client() as client:
         found = client.call("GET", "/v1/models", models.Models)
-    cli.done(found, lambda out: _list(out, found.models))
-
-
-def _list(out: "Output", found: list[models.ModelInfo]) -> None:
-    from synapsed.cli.output import share, short_cid, size  # noqa: PLC0415
-
-    columns = ("MODEL", "NAME", "SIZE>", "HELD>", "EXPERTS>", "PINNED")
-    rows = (
-        (
-            short_cid(each.cid),
-            each.name,
-            size(each.size),
-            share(each.held, each.size),
-            str(each.experts),
-            "yes" if each.pinned else "no",
-        )
-        for each in found
-    )
-    out.table(columns, rows, empty="no models")
+        if not every:
+            # Manifests of others' models come here as well, to be looked after.
+            found.models = [each for each in found.models if each.held or each.pinned]
+        elif not cli.json:
+            query = {"kind": "shard"}
+            said = client.call("GET", "/v1/announcements", models.Announcements, **query)
+            cli.out.models(found.models, Counter(entry.subject for entry in said.announcements))
+            return
+    cli.done(found, lambda out: out.models(found.models))
 
 
 @command(model, "show")
@@ -104,22 +98,25 @@ def _detail(out: "Output", found: models.ModelDetail) -> None:
 @command(model, "import")
 def import_(
     cli: Cli,
-    path: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="A Hugging Face model.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="DIR|FILE", parser=path_of, help="A Hugging Face model.")
+    ],
     name: Annotated[str | None, typer.Option(help="Its name; else the folder's.")] = None,
 ) -> None:
     """Take a model into the store, pin it and announce it."""
     asked = models.ImportRequest(path=str(path.absolute()), name=name)
-    with cli.client() as client, cli.out.progress(f"import {path.name}") as watch:
-        found = client.work("/v1/models/import", models.ImportResult, asked, watch)
+    with cli.client() as client:
+        what = f"import {path.name}"
+        found = cli.work(client, what, "/v1/models/import", models.ImportResult, asked)
 
     def say(out: "Output") -> None:
-        from synapsed.cli.output import size  # noqa: PLC0415
+        from synapsed.cli.output import count, size  # noqa: PLC0415
 
         out.pairs(
             [
                 ("imported", found.name),
                 ("cid", found.cid),
-                ("size", f"{size(found.size)} in {found.files} files"),
+                ("size", f"{size(found.size)} in {count(found.files, 'file')}"),
                 ("experts", str(found.experts)),
             ]
         )
@@ -135,17 +132,17 @@ def pull(
     tensor: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this one.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Go on without this command.")] = False,
 ) -> None:
-    """Fetch a model, or some of its experts or tensors (repeat the options)."""
+    """Fetch a model, or some of its parts (repeat the options)."""
     asked = models.PullRequest(experts=expert or [], tensors=tensor or [])
     with cli.client() as client:
         cid = model_cid(client, name, announced=True)
         path = f"/v1/models/{cid}/pull"
         if detach:
             job_started = client.call("POST", path, models.JobStarted, asked, detach=True)
-            cli.done(job_started, lambda out: out.line(f"job {job_started.job}"))
+            said = f"job {job_started.job} goes on; `synapsectl job ls` shows how far it is"
+            cli.done(job_started, lambda out: out.line(said))
             return
-        with cli.out.progress(f"pull {name}") as watch:
-            found = client.work(path, models.PullResult, asked, watch)
+        found = cli.work(client, f"pull {name}", path, models.PullResult, asked)
     cli.done(found, lambda out: _pulled(out, found))
 
 
@@ -176,15 +173,20 @@ def _pulled(out: "Output", found: models.PullResult) -> None:
 def export(
     cli: Cli,
     name: ModelName,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", parser=path_of, help="New or empty.")],
 ) -> None:
     """Write a model's files, byte for byte as they were imported."""
     asked = models.ExportRequest(path=str(folder.absolute()))
     with cli.client() as client:
-        cid = model_cid(client, name)
-        with cli.out.progress(f"export {name}") as watch:
-            found = client.work(f"/v1/models/{cid}/export", models.ExportResult, asked, watch)
-    cli.done(found, lambda out: out.line(f"wrote {found.files} files to {found.path}"))
+        path = f"/v1/models/{model_cid(client, name)}/export"
+        found = cli.work(client, f"export {name}", path, models.ExportResult, asked)
+
+    def say(out: "Output") -> None:
+        from synapsed.cli.output import count  # noqa: PLC0415
+
+        out.line(f"wrote {count(found.files, 'file')} to {found.path}")
+
+    cli.done(found, say)
 
 
 @command(model, "pin")
@@ -227,24 +229,27 @@ def gc(cli: Cli) -> None:
         found = client.call("POST", "/v1/gc", models.GcResult)
 
     def say(out: "Output") -> None:
-        from synapsed.cli.output import size  # noqa: PLC0415
+        from synapsed.cli.output import count, size  # noqa: PLC0415
 
-        out.line(f"deleted {found.files} files and {found.blocks} blocks, {size(found.freed)}")
+        what = f"{count(found.files, 'file')} and {count(found.blocks, 'block')}"
+        out.line(f"deleted {what}, {size(found.freed)}")
 
     cli.done(found, say)
 
 
 def scrub(cli: Cli) -> None:
     """Read and verify every byte that is held."""
-    with cli.client() as client, cli.out.progress("scrub") as watch:
-        found = client.work("/v1/scrub", models.ScrubResult, None, watch)
+    with cli.client() as client:
+        found = cli.work(client, "scrub", "/v1/scrub", models.ScrubResult)
 
     def say(out: "Output") -> None:
-        from synapsed.cli.output import size  # noqa: PLC0415
+        from synapsed.cli.output import count, size  # noqa: PLC0415
 
-        out.line(f"{found.subtiles} sub-tiles, {size(found.bytes)}, in {found.seconds:.1f} s")
+        what = count(found.subtiles, "sub-tile")
+        out.line(f"{what}, {size(found.bytes)}, in {found.seconds:.1f} s")
         if found.bad:
-            out.verdict("fail", f"{found.bad} were bad and are fetched again")
+            out.verdict("fail", f"{count(found.bad, 'sub-tile or block')} had rotted: forgotten")
+            out.line("       `synapsectl model ls` shows what lacks some; pull it to have it whole")
 
     cli.done(found, say)
 
@@ -256,13 +261,13 @@ def jobs(cli: Cli) -> None:
         found = client.call("GET", "/v1/jobs", models.Jobs)
 
     def say(out: "Output") -> None:
-        from synapsed.cli.output import share, since  # noqa: PLC0415
+        from synapsed.cli.output import job_subject, share, since  # noqa: PLC0415
 
         rows = (
             (
                 str(each.id),
                 each.kind,
-                each.subject,
+                job_subject(each),
                 "-" if each.progress is None else share(each.progress.done, each.progress.total),
                 since(each.started),
             )

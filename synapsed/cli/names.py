@@ -1,5 +1,6 @@
 """Short names: every command takes a CID, a peer id, their beginnings, or a model's name."""
 
+import difflib
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
@@ -33,7 +34,10 @@ def model_cid(client: "Client", text: str, *, announced: bool = False) -> str:
     if announced:
         catalog = client.call("GET", "/v1/announcements", Announcements).announcements
         known |= {entry.subject for entry in catalog}
-    return _one(text, known | by_name, by_name, "model", "synapsectl model ls lists them")
+    lists = "synapsectl model ls --all lists them"
+    near = _near(text, {model.name for model in held})
+    remedy = f"did you mean {near!r}? {lists}" if near else lists
+    return _one(text, known | by_name, by_name, "model", remedy)
 
 
 def announcement_id(client: "Client", text: str) -> str:
@@ -45,12 +49,30 @@ def announcement_id(client: "Client", text: str) -> str:
     return _one(text, known, (), "announcement", "synapsectl announcements lists them")
 
 
+def subject_cid(client: "Client", text: str) -> str:
+    """The CID of what announcements are about, that `text` stands for; or a model's by its name."""
+    if re.fullmatch(CID_PATTERN, text):
+        return text
+    catalog = client.call("GET", "/v1/announcements", Announcements).announcements
+    held = client.call("GET", "/v1/models", Models).models
+    by_name = {model.cid for model in held if model.name == text}
+    known = {entry.subject for entry in catalog}
+    return _one(text, known, by_name, "subject", "synapsectl announcements lists them")
+
+
 def peer_id(client: "Client", text: str) -> str:
     """The peer id that `text` stands for, among connected and live peers."""
     if len(text) > 50:
         return text
     known = {peer.peer_id for peer in client.call("GET", "/v1/peers", Peers, which="all").peers}
     return _one(text, known, (), "peer", "synapsectl peers --all lists them")
+
+
+def _near(text: str, names: set[str]) -> str:
+    """The one name that was probably meant."""
+    begun = [name for name in names if name.lower().startswith(text.lower())]
+    close = begun if len(begun) == 1 else difflib.get_close_matches(text, names, n=1, cutoff=0.7)
+    return close[0] if close else ""
 
 
 def _one(text: str, known: Iterable[str], named: Iterable[str], what: str, remedy: str) -> str:

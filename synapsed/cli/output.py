@@ -3,9 +3,10 @@
 Whatever a peer could have written is cleaned of control characters, and is never markup.
 """
 
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,16 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from synapsed.control.client import Watch
-    from synapsed.control.models import Progress
+    from synapsed.control.models import JobInfo, ModelInfo, Progress
 
 SHORT_CID = 16
 """Characters of a CID in tables: `bafyrei` is common to all, nine more tell 2**45 apart."""
 
 SHORT_PEER = 18
 """Characters of a peer id in tables: `12D3KooW` is common to all, ten more tell 2**58 apart."""
+
+UNFOLDED = 100_000
+"""Columns of a pipe: a row is one line there, however long, so that grep finds it whole."""
 
 _VERDICTS = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -38,6 +42,7 @@ class Output:
             highlight=False,
             emoji=False,
             soft_wrap=True,
+            width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNFOLDED,
         )
         self._color = color
 
@@ -69,6 +74,31 @@ class Output:
         else:
             self.line(empty)
 
+    def models(
+        self, found: Iterable["ModelInfo"], announced: Mapping[str, int] | None = None
+    ) -> None:
+        """Models, what is held of most first; with `announced` (holders by CID) also others'."""
+        columns = ["MODEL", "NAME", "SIZE>", "HELD>", "EXPERTS>", "PINNED"]
+        rows = {
+            each.cid: [
+                short_cid(each.cid),
+                each.name,
+                size(each.size),
+                share(each.held, each.size) if each.held or not each.size else "-",
+                str(each.experts),
+                "yes" if each.pinned else "no",
+            ]
+            for each in sorted(found, key=lambda each: (not each.held, not each.pinned, each.name))
+        }
+        if announced is None:
+            empty = "no models; `synapsectl model ls --all` lists those that others announce"
+            self.table(columns, rows.values(), empty=empty)
+            return
+        for cid in sorted(announced.keys() - rows.keys()):
+            rows[cid] = [short_cid(cid), "?", "?", "-", "?", "no"]
+        table = ([*row, str(announced.get(cid, 0))] for cid, row in rows.items())
+        self.table([*columns, "HOLDERS>"], table, empty="no models, here or announced")
+
     def verdict(self, verdict: str, text: str) -> None:
         """One line that begins with a coloured pass, warn or fail."""
         self._console.print(Text(f"{verdict:4}", _VERDICTS.get(verdict, "")), Text(clean(text)))
@@ -82,11 +112,12 @@ class Output:
         from rich import progress as bars  # noqa: PLC0415 - only for terminals
 
         console = Console(stderr=True, no_color=not self._color, markup=False)
+        # Only a pull handles each byte once: others read them and write or compare them.
+        counted = (bars.DownloadColumn(), bars.TransferSpeedColumn())
         columns = (
             bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(),
-            bars.DownloadColumn(),
-            bars.TransferSpeedColumn(),
+            *(counted if what.startswith("pull ") else (bars.TaskProgressColumn(),)),
             bars.TimeRemainingColumn(),
             bars.TextColumn("{task.fields[tiles]}", markup=False),
         )
@@ -110,6 +141,16 @@ def _ignore(_progress: "Progress") -> None:
     """Nobody watches."""
 
 
+def job_subject(job: "JobInfo") -> str:
+    """What a job works on: a model, or a path."""
+    return short_cid(job.subject) if job.kind in ("pull", "export") else job.subject
+
+
+def count(number: int, what: str) -> str:
+    """So many of something."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def clean(text: str) -> str:
     """`text` without characters that would move the cursor or change the terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
@@ -120,9 +161,14 @@ def short_cid(cid: str) -> str:
     return cid[:SHORT_CID]
 
 
-def short_peer(peer_id: str) -> str:
+def short_peer(peer_id: str, length: int = SHORT_PEER) -> str:
     """A peer id's beginning, likewise."""
-    return peer_id[:SHORT_PEER]
+    return peer_id[:length]
+
+
+def short_text(text: str, length: int) -> str:
+    """The beginning of somebody's words, and a sign that there are more."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def size(count: float) -> str:
@@ -132,6 +178,11 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def limit(text: str, value: float) -> str:
+    """A limit as the config writes it (`50 GiB`), or for people where that has no unit."""
+    return text if " " in text else size(value)
 
 
 def rate(per_second: float) -> str:
@@ -146,11 +197,6 @@ def duration(seconds: float) -> str:
         if whole >= length:
             return f"{whole // length} {unit} {whole % length // part} {below}"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
-
-
-def until(moment: float) -> str:
-    """How long from now, for people."""
-    return duration(moment - time.time())
 
 
 def since(moment: float) -> str:

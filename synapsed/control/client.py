@@ -1,6 +1,7 @@
 """Talking to a daemon's control socket: `Client` for the CLI, `AsyncClient` for trio programs.
 
-Errors: NoDaemonError, TimedOutError, and DaemonError with the Problem that the daemon answered.
+Errors: NoDaemonError, TimedOutError, NotTextError, and DaemonError with the Problem that the
+daemon answered.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import msgspec
 
 from protocols.errors import SynapseError
 from synapsed.control.models import KEEP_ALIVE_S, EventInfo, Problem, Progress
-from synapsed.control.problems import TimedOutError, http_problem
+from synapsed.control.problems import TimedOutError
 
 CONNECT_S = 5.0
 """A listening socket on this machine accepts at once, unless its daemon is stopped."""
@@ -29,6 +30,18 @@ class NoDaemonError(SynapseError):
     """Nobody listens at the socket."""
 
     code: ClassVar[str] = "no-daemon"
+
+
+class NotADaemonError(NoDaemonError):
+    """What listens at the socket does not speak as a daemon of this version."""
+
+    code: ClassVar[str] = "not-a-daemon"
+
+
+class NotTextError(SynapseError):
+    """An argument that JSON cannot carry: file names on Linux may be any bytes."""
+
+    code: ClassVar[str] = "not-text"
 
 
 class DaemonError(SynapseError):
@@ -96,20 +109,23 @@ class Client:
     ) -> T:
         """Long work: `watch` gets its progress; its result, as `kind`."""
         outcome = _Outcome(kind, watch)
-        for event, data in self._frames("POST", path, body, query):
-            outcome.take(event, data)
+        with _told(self._socket):
+            for event, data in self._frames("POST", path, body, query):
+                outcome.take(event, data)
         return outcome.result()
 
     def events(self, prefix: str, tell: Callable[[EventInfo], None]) -> None:
         """`tell` each of the daemon's events from now on, until it raises."""
         for _, data in self._frames("GET", "/v1/events", None, {"kind": prefix}):
-            tell(msgspec.json.decode(data, type=EventInfo))
+            with _told(self._socket):
+                event = msgspec.json.decode(data, type=EventInfo)
+            tell(event)
 
     def _frames(
         self, method: str, path: str, body: object, query: dict[str, str | bool]
     ) -> Iterator[tuple[str, str]]:
         with (
-            _told(self._socket),
+            _told(self._socket, _KEPT if method == "POST" else _GONE),
             self._http.stream(
                 method, path, params=query, content=_encoded(body), headers=_JSON, timeout=_STREAM
             ) as answer,
@@ -175,7 +191,7 @@ class AsyncClient:
         take: Callable[[str, str], None],
     ) -> None:
         """`take` all of a stream. (A generator that is left early must not be left to trio.)"""
-        with _told(self._socket):
+        with _told(self._socket, _KEPT if method == "POST" else _GONE):
             async with self._http.stream(
                 method, path, params=query, content=_encoded(body), headers=_JSON, timeout=_STREAM
             ) as answer:
@@ -210,15 +226,15 @@ class _Outcome(Generic[T]):
         if isinstance(self._found, Problem):
             raise DaemonError(self._found)
         if self._found is None:
-            raise NoDaemonError(
-                "the daemon stopped before the work was done",
-                remedy="start it again and repeat the command: what has arrived is kept",
-            )
+            raise NoDaemonError("the daemon stopped before the work was done", remedy=_KEPT)
         return self._found
 
 
 _STREAM = httpx.Timeout(STREAM_S, connect=CONNECT_S)
 _JSON = {"content-type": "application/json"}
+
+_GONE = "look at its log, and start it again if need be"
+_KEPT = "start it again and repeat the command: what has arrived is kept"
 
 
 def _encoded(body: object) -> bytes | None:
@@ -231,20 +247,25 @@ def _decoded(answer: httpx.Response, kind: type[T]) -> T:
 
 
 def _check(answer: httpx.Response) -> None:
-    if answer.is_success:
-        return
-    try:
-        problem = msgspec.json.decode(answer.content, type=Problem)
-    except msgspec.DecodeError:
-        problem = http_problem(answer.status_code, f"HTTP {answer.status_code}")
-    raise DaemonError(problem)
+    if not answer.is_success:
+        raise DaemonError(msgspec.json.decode(answer.content, type=Problem))
 
 
 @contextmanager
-def _told(socket: Path) -> Iterator[None]:
-    """httpx's errors as ours."""
+def _told(socket: Path, gone: str = _GONE) -> Iterator[None]:
+    """httpx's and msgspec's errors as ours; `gone` is what to do where the daemon ended."""
     try:
         yield
+    except msgspec.DecodeError as error:
+        raise NotADaemonError(
+            f"what listens at {socket} does not answer as a synapsed of this version: {error}",
+            remedy="is it another program's socket, or a daemon of before an update? restart it",
+        ) from error
+    except UnicodeEncodeError as error:
+        raise NotTextError(
+            f"{error.object!a} is not UTF-8 text, and no path or name can be sent otherwise",
+            remedy="rename the file, or set the locale to a UTF-8 one",
+        ) from error
     except httpx.ConnectTimeout as error:
         raise TimedOutError(
             f"the daemon at {socket} does not accept connections",
@@ -257,10 +278,10 @@ def _told(socket: Path) -> Iterator[None]:
         ) from error
     except httpx.TimeoutException as error:
         raise TimedOutError(
-            "the daemon did not answer in time", remedy="give it more with --timeout SECONDS"
+            f"the daemon at {socket} did not answer in time",
+            remedy="is it stopped or overloaded? its log may say; --timeout SECONDS gives it more",
         ) from error
     except httpx.TransportError as error:
         raise NoDaemonError(
-            f"the daemon at {socket} stopped, or closed the connection",
-            remedy="look at its log, and start it again if need be",
+            f"the daemon at {socket} stopped, or closed the connection", remedy=gone
         ) from error

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from synapsed.control.fields import (
+    MAX_PULLS_LIMIT,
     Bytes,
     Cids,
     CidText,
@@ -19,6 +20,7 @@ from synapsed.control.fields import (
     Parts,
     PathText,
     PeerText,
+    Quota,
     Text,
     Word,
 )
@@ -382,8 +384,8 @@ class LimitsRequest(Request):
     """Left out: unchanged. In force until the restart; what is to stay goes into the config."""
 
     upload: Bytes | UnsetType = UNSET
-    quota: Bytes | UnsetType = UNSET
-    max_pulls: Annotated[int, Meta(ge=1, le=64)] | UnsetType = UNSET
+    quota: Quota | UnsetType = UNSET
+    max_pulls: Annotated[int, Meta(ge=1, le=MAX_PULLS_LIMIT)] | UnsetType = UNSET
 
 
 class Paused(Struct):
@@ -400,7 +402,7 @@ class ConfigEntry(Struct):
     key: str
     value: Any
     origin: str
-    """"default", "profile home", "/path/synapsed.toml:12", "SYNAPSED_NET__LISTEN"."""
+    """"default", "profile home", "/path/config.toml:12", "env SYNAPSED_NET__LISTEN", "limits"."""
 
 
 class ConfigReport(Struct):

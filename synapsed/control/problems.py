@@ -118,6 +118,7 @@ _STATUS_BY_CODE = {
     # Others failed.
     "net": 502,
     "peer-unreachable": 502,
+    "wrong-network": 502,
     "protocol-unsupported": 502,
     "stream-closed": 502,
     "peer": 502,

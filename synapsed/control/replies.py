@@ -16,6 +16,7 @@ from starlette.responses import Response
 from protocols.errors import MalformedError, SynapseError
 from protocols.peerid import parse_peer_id
 from synapsed.control import schema
+from synapsed.control.fields import A_CID
 from synapsed.control.gate import problem_response
 from synapsed.control.models import Problem
 from synapsed.control.problems import (
@@ -25,6 +26,9 @@ from synapsed.control.problems import (
     first_typed,
     http_problem,
 )
+from synapsed.control.wording import in_words
+
+SHAPES = "docs/cli.md has examples, and /openapi.json the shape of every request"
 
 
 def reply(value: object, status: int = 200) -> Response:
@@ -50,13 +54,11 @@ async def body_as(request: Request, kind: Any, *, absent: bytes = b"") -> Any:
     """
     data = await request.body() or absent
     if not data:
-        raise MalformedError("this request needs a JSON body", remedy="/openapi.json has its shape")
+        raise MalformedError("this request needs a JSON body", remedy=SHAPES)
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise InvalidError(
-            f"the request's body: {error}", remedy="/openapi.json has its shape"
-        ) from error
+        raise InvalidError(in_words(str(error)), remedy=SHAPES) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise MalformedError(f"the request's body is not JSON: {error}") from error
 
@@ -98,7 +100,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
         # GET /v1/models/import is not the model `import`: that path takes POST alone.
         return await _http(request, HTTPException(status.HTTP_405_METHOD_NOT_ALLOWED))
     where = " ".join(str(part) for part in first["loc"])
-    problem = Problem(error="invalid", message=f"{where}: {first['msg']}", status=422)
+    # The only pattern of a path or a query is a CID's.
+    is_no_cid = first["type"] == "string_pattern_mismatch"
+    what = f"expected {A_CID}" if is_no_cid else first["msg"]
+    problem = Problem(error="invalid", message=f"{where}: {what}", remedy=SHAPES, status=422)
     return reply(problem, problem.status)
 
 

@@ -15,10 +15,10 @@ from protocols.cid import parse_cid
 from synapsed.control import metrics, models, schema
 from synapsed.control.api import NodeApi
 from synapsed.control.fields import CID_PATTERN
-from synapsed.control.jobs import JobBoard
+from synapsed.control.jobs import Job, JobBoard
 from synapsed.control.replies import answer_errors, body_as, path_of, peer_of, reply, within
 from synapsed.control.schema import LONG_WORK, route
-from synapsed.control.streams import EventStream, JobStream
+from synapsed.control.streams import EventStream, JobStream, underway
 from synapsed.events import Event
 from synapsed.process_metrics import ProcessMeter
 
@@ -281,12 +281,15 @@ def _long_work(node: NodeApi, jobs: JobBoard) -> APIRouter:
 
     @router.post("/v1/models/{cid}/pull", **pulling)
     async def pull(request: Request, cid: CidText, detach: bool = False) -> Response:
-        """Fetch a model, or parts of it. With `detach` it goes on when the client has gone."""
+        """Fetch a model, or parts of it. With `detach` it goes on when the client has gone.
+
+        What fails at once is told at once, detached or not.
+        """
         asked = await body_as(request, models.PullRequest, absent=b"{}")
         wanted = parse_cid(cid)
         parts = (tuple(asked.experts), tuple(asked.tensors))
 
-        def start() -> Any:
+        def start() -> Job:
             return jobs.start(
                 "pull",
                 cid,
@@ -295,7 +298,10 @@ def _long_work(node: NodeApi, jobs: JobBoard) -> APIRouter:
                 detached=detach,
             )
 
-        return reply(models.JobStarted(job=start().number), 202) if detach else JobStream(start)
+        if not detach:
+            return JobStream(start)
+        job = await underway(start)
+        return reply(models.JobStarted(job=job.number), 202)
 
     @router.post(
         "/v1/models/{cid}/export",

@@ -100,6 +100,18 @@ class JobStream(Stream):
             return None
 
 
+async def underway(start: Callable[[], Job]) -> Job:
+    """A detached job that is well under way, or over. Raises the error of one that fails at once.
+
+    Nobody will be there to be told later.
+    """
+    job = start()
+    news = await _soon(job, None, FIRST_NEWS_S)
+    if isinstance(news, SynapseError):
+        raise news
+    return job
+
+
 async def _soon(
     job: Job, seen: Progress | None, seconds: float
 ) -> Progress | Result | SynapseError | None:

@@ -2,6 +2,7 @@
 
 import statistics
 
+from synapsed.config import MIN_QUOTA
 from synapsed.doctor.report import (
     Check,
     Facts,
@@ -115,7 +116,13 @@ def store(facts: Facts) -> Check:
 def disk(facts: Facts) -> Check:
     """The disk has what the quota promises."""
     possible = Size((facts.store_used + facts.disk_free) // (1 << 20) << 20)
-    allowed = facts.loaded.config.store.quota
+    allowed = _quota(facts)
+    if allowed > possible and possible * NEARLY_FULL < MIN_QUOTA:
+        return by_resource(
+            "disk",
+            f"the disk has {_size(possible)}; {MIN_QUOTA.text()} are the least to hold anything",
+            "free space there, or move the daemon's folder to another disk",
+        )
     if allowed > possible:
         return by_config(
             "disk",
@@ -132,8 +139,8 @@ def disk(facts: Facts) -> Check:
 
 def quota(facts: Facts) -> Check:
     """The store has room left within its quota."""
-    used = f"{_size(facts.store_used)} of {_size(facts.loaded.config.store.quota)} used"
-    if facts.store_used >= NEARLY_FULL * facts.loaded.config.store.quota:
+    used = f"{_size(facts.store_used)} of {_size(_quota(facts))} used"
+    if facts.store_used >= NEARLY_FULL * _quota(facts):
         return by_resource(
             "quota", used, "`synapsectl model rm` what you can spare, or raise store.quota", "warn"
         )
@@ -147,14 +154,15 @@ def scrub(facts: Facts) -> Check:
     if facts.live.scrub_bad:
         return by_resource(
             "scrub",
-            f"{facts.live.scrub_bad} sub-tiles had rotted (they are fetched again)",
-            "look at the disk: `smartctl -H`, `journalctl -k`; move the store if it goes on",
+            f"{facts.live.scrub_bad} sub-tiles had rotted and were forgotten",
+            "`synapsectl model pull` what `model ls` shows in part; look at the disk: "
+            "`smartctl -H`, `journalctl -k`",
         )
     age = facts.live.scrub_age_s
     if age is None or age > LONG_UNSCRUBBED_S:
-        when = "never" if age is None else f"{age / 86400:.0f} days ago"
-        return by_resource("scrub", f"verified {when}", "`synapsectl model scrub`", "warn")
-    return passed("scrub", f"verified {age / 86400:.1f} days ago")
+        when = "not verified since the start" if age is None else f"verified {_days(age)} ago"
+        return by_resource("scrub", when, "`synapsectl scrub`", "warn")
+    return passed("scrub", f"verified {_days(age)} ago")
 
 
 def clock(facts: Facts) -> Check:
@@ -241,7 +249,7 @@ def peers(facts: Facts) -> Check:
     return by_network(
         "peers",
         text,
-        "`synapsectl peers connect ADDR` to any peer you know, and add it to net.bootstrap",
+        "`synapsectl connect ADDR` to any peer you know, and add it to net.bootstrap",
         "warn" if live.peers else "fail",
     )
 
@@ -381,6 +389,16 @@ CHECKS = (
 
 def _peers(facts: Facts) -> int:
     return facts.live.peers if facts.live else 0
+
+
+def _quota(facts: Facts) -> int:
+    """The quota in force: `synapsectl limits` may have changed a running daemon's."""
+    in_force = facts.live.store_quota if facts.live else 0
+    return in_force or facts.loaded.config.store.quota
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86400:.0f} days" if seconds > 86400 else "less than a day"
 
 
 def _size(value: int) -> str:

@@ -54,8 +54,10 @@ class Live(msgspec.Struct, frozen=True):
     clock_offsets: list[float] = []
     """Seconds that peers' heartbeats seem to be ahead of our clock."""
     store_used: int = 0
+    store_quota: int = 0
+    """The one in force; 0: the config's."""
     scrub_age_s: float | None = None
-    """None: never scrubbed."""
+    """None: not since the start."""
     scrub_bad: int = 0
     loop_stall_ms: float = 0.0
     failed_tasks: dict[str, int] = {}

@@ -8,9 +8,11 @@ from synapsed.models.imports import Imported, import_artefact, import_model
 from synapsed.models.listing import (
     FileState,
     ModelState,
+    forget_watched,
     held_tiles,
     list_models,
     model_state,
+    promised,
     remove_model,
 )
 from synapsed.models.manifests import (
@@ -36,6 +38,7 @@ __all__ = [
     "dependencies",
     "experts",
     "export_model",
+    "forget_watched",
     "held_path",
     "held_tiles",
     "import_artefact",
@@ -44,6 +47,7 @@ __all__ = [
     "list_models",
     "model_manifest",
     "model_state",
+    "promised",
     "put_experts",
     "remove_model",
     "sections_of",

@@ -9,11 +9,10 @@ from pathlib import Path
 from protocols.cid import cid_text
 from protocols.errors import RefusedError
 from protocols.manifest import FileRef, ModelManifest
-from protocols.tensorblock import LEAVES_OF_TILE, bad_leaves
-from synapsed.hashing import HASHER
+from protocols.tensorblock import LEAVES_OF_TILE
 from synapsed.models.imports import Progress, Steps, unwatched
 from synapsed.models.manifests import IncompleteError, model_manifest
-from synapsed.store import DamagedError, HeldFile, Store
+from synapsed.store import HeldFile, Store
 from synapsed.store.disk import check_free, fsync_dir
 from synapsed.store.errors import disk_errors
 
@@ -59,7 +58,7 @@ def complete_files(store: Store, manifest: ModelManifest) -> list[HeldFile]:
     """The files of a model, all of them whole. Raises IncompleteError naming what lacks."""
     held, lacks = [], []
     for ref in manifest.files:
-        file = store.file(ref.root)
+        file = store.file_of(ref)
         if file is not None and file.complete:
             held.append(file)
         else:
@@ -96,14 +95,6 @@ def _write_file(held: HeldFile, path: Path, say: Steps) -> None:
         for lo in range(0, count, LEAVES_OF_TILE):
             hi = min(lo + LEAVES_OF_TILE, count)
             data = held.read(lo, hi)
-            bad = bad_leaves(HASHER, held.layout, lo, data, held.leaf_hashes(lo, hi))
-            if bad:
-                for leaf in bad:
-                    held.drop(leaf, leaf + 1)
-                raise DamagedError(
-                    f"sub-tile {bad[0]} of {path.name} was damaged on disk",
-                    remedy="it was forgotten; pull the model again and export then",
-                )
             file.write(data)
             say(len(data))
         file.flush()

@@ -12,6 +12,7 @@ from protocols.errors import SynapseError
 from protocols.manifest import FileRef, Layout, Manifest, ModelManifest, encode_manifest, links
 from synapsed.models.folder import check_indexes, scan
 from synapsed.models.manifests import dependencies, experts, put_experts
+from synapsed.models.reasons import IMPORTED
 from synapsed.store import Store
 from synapsed.store.disk import check_free
 from synapsed.store.importing import Survey, copy, missing_bytes, survey
@@ -20,9 +21,6 @@ M = TypeVar("M", bound=Manifest)
 
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all); may raise to stop the work."""
-
-IMPORTED = "imported"
-"""Why an imported model is pinned."""
 
 
 def unwatched(_done: int, _total: int) -> None:

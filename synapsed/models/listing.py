@@ -3,10 +3,11 @@
 import msgspec
 
 from protocols.cid import cid_of
-from protocols.manifest import FileRef, ModelManifest, encode_manifest
+from protocols.manifest import ExpertManifest, FileRef, ModelManifest, encode_manifest, files
 from protocols.tiles import ModelTiles
 from synapsed.models.exports import remove_view
 from synapsed.models.manifests import experts, layouts_of, model_manifest
+from synapsed.models.reasons import WATCHED
 from synapsed.store import Runs, Store
 
 
@@ -19,7 +20,8 @@ class FileState(msgspec.Struct, frozen=True):
 
 
 class ModelState(msgspec.Struct, frozen=True):
-    """A model whose manifest is here. `size` and `held` count bytes, `experts` those known."""
+    """A model whose manifest is here. `size` and `held` count bytes, `experts` those known;
+    `pinned` are the reasons for which all of it is kept."""
 
     cid: bytes
     manifest: ModelManifest
@@ -33,15 +35,12 @@ class ModelState(msgspec.Struct, frozen=True):
 
 def model_state(store: Store, cid: bytes) -> ModelState:
     """What is here of one model. Raises NotHeldError, NotAModelManifestError."""
-    pinned = [pin.reason for pin in store.pins() if pin.cid == cid]
-    return _state(store, cid, model_manifest(store, cid), pinned)
+    return _state(store, cid, model_manifest(store, cid), _reasons(store).get(cid, []))
 
 
 def list_models(store: Store) -> list[ModelState]:
     """All models whose manifest is here, by name and CID."""
-    reasons: dict[bytes, list[str]] = {}
-    for pin in store.pins():
-        reasons.setdefault(pin.cid, []).append(pin.reason)
+    reasons = _reasons(store)
     states = []
     for cid in store.list_blocks():
         manifest = store.manifest_of(cid)
@@ -50,10 +49,31 @@ def list_models(store: Store) -> list[ModelState]:
     return sorted(states, key=lambda state: (state.manifest.name, state.cid))
 
 
+def _reasons(store: Store) -> dict[bytes, list[str]]:
+    """Why what is kept is kept."""
+    reasons: dict[bytes, list[str]] = {}
+    for pin in store.pins():
+        if pin.reason != WATCHED:
+            reasons.setdefault(pin.cid, []).append(pin.reason)
+    return reasons
+
+
+def promised(store: Store) -> set[bytes]:
+    """The models that are kept, whole or in part: what we may tell others that we hold.
+
+    What is here by the way (headers of models that we watch, what the owner has unpinned) may be
+    gone tomorrow.
+    """
+    cids = set(_reasons(store))
+    manifests = {cid: store.manifest_of(cid) for cid in cids}
+    parts = {it.model for it in manifests.values() if isinstance(it, ExpertManifest)}
+    return parts | {cid for cid, it in manifests.items() if isinstance(it, ModelManifest)}
+
+
 def _state(store: Store, cid: bytes, manifest: ModelManifest, pinned: list[str]) -> ModelState:
     files = []
     for ref in manifest.files:
-        held = store.file(ref.root)
+        held = store.file_of(ref)
         count, complete = (held.held_bytes, held.complete) if held else (0, False)
         files.append(FileState(ref, count, complete))
     return ModelState(
@@ -80,7 +100,7 @@ def held_tiles(store: Store, cid: bytes) -> list[tuple[int, int]]:
     tiles = ModelTiles(layouts)
     whole = Runs()
     for file, ref in enumerate(manifest.files):
-        held = store.file(ref.root)
+        held = store.file_of(ref)
         for lo, hi in held.have if held else ():
             whole.add(*tiles.whole_in(file, lo, hi))
     return [(lo, hi - lo) for lo, hi in whole]
@@ -93,6 +113,13 @@ def remove_model(store: Store, cid: bytes) -> int:
     store.unpin(cid)
     remove_view(store, cid, manifest.name)
     parts = [cid_of(encode_manifest(one)) for one in experts(store, cid).values()]
-    names = [cid, *parts, *(ref.root for ref in manifest.files)]
-    store.gc(only=names)
+    store.gc(only=[cid, *parts, *(ref.root for ref in manifest.files)])
     return before - store.quota.used
+
+
+def forget_watched(store: Store, cid: bytes) -> None:
+    """Let go of what was learned of a model, unless it is kept for another reason."""
+    if store.unpin(cid, WATCHED):
+        manifest = store.manifest_of(cid)
+        roots = [ref.root for ref in files(manifest)] if manifest is not None else []
+        store.gc(only=[cid, *roots])

@@ -74,7 +74,7 @@ def layouts_of(store: Store, manifest: ModelManifest) -> tuple[Layout | None, ..
     """The layouts of a model's files, in its order; None where a header is not here yet."""
     layouts: list[Layout | None] = []
     for ref in manifest.files:
-        held = store.file(ref.root)
+        held = store.file_of(ref)
         if held is not None:
             layouts.append(held.layout)
         else:

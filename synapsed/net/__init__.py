@@ -48,6 +48,7 @@ from synapsed.net.errors import (
     ProtocolUnsupportedError,
     StreamClosedError,
     TimedOutError,
+    WrongNetworkError,
 )
 from synapsed.net.network import Net, open_net
 from synapsed.net.peers import MemoryTable, PeerBook
@@ -75,5 +76,6 @@ __all__ = [
     "TimedOutError",
     "Validate",
     "Verdict",
+    "WrongNetworkError",
     "open_net",
 ]

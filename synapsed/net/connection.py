@@ -49,10 +49,11 @@ class Connection(INetConn):
         """Until the connection ends; handlers of its streams end with it."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for task in self._waiting:
-                nursery.start_soon(task)
+            while self._waiting:
+                nursery.start_soon(self._waiting.pop())
             await self.muxed_conn.start()
             nursery.cancel_scope.cancel()
+        self._nursery = None  # no cycle: a flood of connections must not wait for the collector
 
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run `task` until the connection ends, at the longest; not at all if it has ended."""

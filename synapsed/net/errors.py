@@ -33,6 +33,12 @@ class PeerUnreachableError(NetError):
     code = "peer-unreachable"
 
 
+class WrongNetworkError(PeerUnreachableError):
+    """Its handshake does not verify under our network's name."""
+
+    code = "wrong-network"
+
+
 class ProtocolUnsupportedError(NetError):
     """The peer does not speak this protocol."""
 

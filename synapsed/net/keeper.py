@@ -43,6 +43,7 @@ class Keeper:
         self._told: dict[bytes, float] = {}
         self._flushed = trio.current_time()
         switch.on_connected.append(self._ping_soon)
+        switch.on_disconnected.append(self._forget)
 
     def _ping_soon(self, conn: Connection) -> None:
         async def ping() -> None:
@@ -55,20 +56,22 @@ class Keeper:
         """For ever."""
         while True:
             await trio.sleep(TICK)
-            now = trio.current_time()
-            live = self._switch.all_connections()
-            self._pinged = {c: at for c, at in self._pinged.items() if not c.is_closed}
-            self._told = {
-                peer: rtt for peer, rtt in self._told.items() if self._switch.connection(peer)
-            }
-            for conn in live:
-                conn.muxed_conn.sweep()
-                if now - self._pinged.get(conn, 0.0) >= PING_INTERVAL:
-                    self._ping_soon(conn)
-            self._trim(live, now)
-            if now - self._flushed >= FLUSH_INTERVAL:
-                self._flushed = now
-                self._switch.book.flush()
+            self._look(trio.current_time())
+
+    def _look(self, now: float) -> None:
+        live = self._switch.all_connections()
+        for conn in live:
+            conn.muxed_conn.sweep()
+            if now - self._pinged.get(conn, 0.0) >= PING_INTERVAL:
+                self._ping_soon(conn)
+        self._trim(live, now)
+        if now - self._flushed >= FLUSH_INTERVAL:
+            self._flushed = now
+            self._switch.book.flush()
+
+    def _forget(self, conn: Connection) -> None:
+        self._pinged.pop(conn, None)
+        self._told.pop(conn.peer, None)
 
     async def _ping(self, conn: Connection) -> None:
         with trio.move_on_after(DEAD_AFTER) as scope:

@@ -150,6 +150,8 @@ class Muxer(IMuxedConn):
         for _, event in self._pings.values():
             event.set()
         self.budget.leave(self)
+        self._on_stream = MuxedStream.abandon  # drops the cycle with whoever made us
+        self._ready.clear()
         self._flushed.set()
 
     def cut(self, why: str) -> None:

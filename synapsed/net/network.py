@@ -200,6 +200,19 @@ class Net:
         """Counts since the start: messages in and out by what became of them, bytes."""
         return {**self._gossip.counters, **self._switch.traffic()}
 
+    @property
+    def messages(self) -> dict[tuple[str, str], int]:
+        """Messages since the start by ("in" or "out", kind): gossip (published, or received from
+        any neighbour), and the frames of each stream protocol by its name."""
+        gossip = self._gossip.counters
+        counts = {
+            ("in", "gossip"): gossip.get("received", 0),
+            ("out", "gossip"): gossip.get("published", 0),
+        }
+        for (direction, protocol), count in self._services.messages.items():
+            counts[direction, protocol.split("/")[2]] = count
+        return counts
+
 
 @asynccontextmanager
 async def open_net(

@@ -5,6 +5,7 @@ on which one was missed is reset, because nobody knows any more where in it the 
 """
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -41,8 +42,18 @@ MAX_FRAME = 1 << 20
 class Stream:
     """One stream to `peer`. `timeout` (seconds) holds for each read and write."""
 
-    def __init__(self, muxed: MuxedStream, peer: bytes, protocol: str, *, local: bool) -> None:
+    def __init__(
+        self,
+        muxed: MuxedStream,
+        peer: bytes,
+        protocol: str,
+        *,
+        local: bool,
+        messages: Counter[tuple[str, str]] | None = None,
+    ) -> None:
+        """`messages` counts frames by (in or out, protocol)."""
         self._muxed = muxed
+        self._messages = Counter() if messages is None else messages
         self.peer = peer
         self.protocol = protocol
         self.local = local
@@ -87,7 +98,9 @@ class Stream:
         length = int.from_bytes(header, "big")
         if length > limit:
             raise LimitError(f"a frame of {length} bytes on {self!r}, where {limit} are allowed")
-        return bytes(await self.read_exactly(length, timeout=timeout))
+        frame = bytes(await self.read_exactly(length, timeout=timeout))
+        self._messages["in", self.protocol] += 1
+        return frame
 
     async def write(
         self, data: bytes | bytearray | memoryview, *, timeout: float | None = None
@@ -106,6 +119,7 @@ class Stream:
     ) -> None:
         """Send one frame."""
         await self.write(b"".join((len(data).to_bytes(4, "big"), data)), timeout=timeout)
+        self._messages["out", self.protocol] += 1
 
     async def close_write(self) -> None:
         """Say that we send no more; reading goes on."""
@@ -150,6 +164,8 @@ class Services:
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self._services: dict[str, _Service] = {}
+        self.messages: Counter[tuple[str, str]] = Counter()
+        """Frames by (in or out, protocol) since the start."""
 
     def __contains__(self, protocol: object) -> bool:
         return protocol in self._services
@@ -166,7 +182,7 @@ class Services:
             muxed.abort("too many streams of this protocol")
             return
         service.open[peer] = service.open.get(peer, 0) + 1
-        stream = Stream(muxed, peer, protocol, local=conn.address.is_local)
+        stream = Stream(muxed, peer, protocol, local=conn.address.is_local, messages=self.messages)
         try:
             await service.handler(stream)
         except (MalformedError, LimitError) as error:
@@ -190,7 +206,7 @@ class Services:
         if conn is None:
             raise PeerUnreachableError(f"not connected to {peer_id_text(peer)}")
         muxed = await self._open(conn, protocol, timeout)
-        stream = Stream(muxed, peer, protocol, local=conn.address.is_local)
+        stream = Stream(muxed, peer, protocol, local=conn.address.is_local, messages=self.messages)
         try:
             yield stream
         except BaseException:

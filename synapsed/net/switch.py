@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import trio
+from cryptography.exceptions import InvalidTag
 from libp2p.abc import INetConn, INetStream
 from libp2p.crypto.keys import KeyPair
 from libp2p.network.exceptions import SwarmException
@@ -31,6 +32,7 @@ from synapsed.net.errors import (
     AddressError,
     ListenError,
     PeerUnreachableError,
+    WrongNetworkError,
 )
 from synapsed.net.handshake import HANDSHAKE_ERRORS, Handshaker, open_tcp
 from synapsed.net.muxstream import BufferBudget, MuxedStream
@@ -88,6 +90,7 @@ class Switch(Swarm):
         self.on_connected: list[Callable[[Connection], None]] = []
         self.on_disconnected: list[Callable[[Connection], None]] = []
         self._nursery = nursery
+        self.network = network
         self._handshaker = Handshaker(key_pair, network)
         self.on_stream: OnStream = _refuse
         """Serves a stream that a peer opened; the host sets it."""
@@ -214,10 +217,7 @@ class Switch(Swarm):
             raise
         except (*HANDSHAKE_ERRORS, trio.TooSlowError) as error:
             await trio.aclose_forcefully(stream)
-            raise PeerUnreachableError(
-                f"the handshake with {address} failed: {type(error).__name__} {error}".rstrip(),
-                remedy="another network, or another peer than the address names?",
-            ) from error
+            raise self._handshake_failed(address, error) from error
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
@@ -234,6 +234,18 @@ class Switch(Swarm):
         return conn
 
     # -- life of a connection
+
+    def _handshake_failed(self, address: Address, error: Exception) -> PeerUnreachableError:
+        if isinstance(error, InvalidTag):
+            # The prologue is hashed into the keys, so another one shows as a bad tag.
+            return WrongNetworkError(
+                f"{address} is not of the network {self.network!r}: its handshake does not verify",
+                remedy="the network in both configs must be the same",
+            )
+        return PeerUnreachableError(
+            f"the handshake with {address} failed: {type(error).__name__} {error}".rstrip(),
+            remedy="is another program there, or another peer than the address names?",
+        )
 
     def _register(self, conn: Connection) -> None:
         # At once with the decision to keep it: another one may be a task switch away.

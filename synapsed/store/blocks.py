@@ -105,6 +105,10 @@ class Blocks:
         """Whether the block is here (its bytes are verified when they are read)."""
         return cid in self._sizes
 
+    def size(self, cid: bytes) -> int:
+        """Bytes of a block; 0 where it is not held."""
+        return self._sizes.get(cid, 0)
+
     def _mended(self, cid: bytes) -> None:
         if cid in self._damaged:
             self._damaged.discard(cid)

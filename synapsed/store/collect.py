@@ -106,6 +106,20 @@ class Reach:
         return lost
 
 
+def reached_bytes(store: "Store", cids: Iterable[bytes]) -> int:
+    """Bytes of the quota that these manifests and all that they reach take."""
+    reach = Reach(store)
+    reach.follow(cids)
+    total = sum(store.block_size(cid) for cid in reach.blocks)
+    for held in store.files():
+        if held.root in reach.whole:
+            total += held.fixed_bytes + held.held_bytes
+        elif held.root in reach.sections:
+            lost = held.bytes_of(reach.unreached(held))
+            total += held.fixed_bytes + held.held_bytes - lost
+    return total
+
+
 def collect(
     store: "Store", spared: set[bytes], only: set[bytes] | None
 ) -> tuple[GcReport, list[Path]]:

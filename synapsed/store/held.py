@@ -11,6 +11,9 @@ Rules of this file:
    So whatever a crash leaves, the record is a subset of what is there.
 3. `have` is what can be read now; what is in it and not on record yet is what `commit` saves.
 4. `_lock` is never held while the disk is waited for, so looking is cheap at any time.
+5. No byte leaves that does not hash to its leaf: what the disk has spoiled is forgotten when it
+   is read, and nobody is sent it. Bytes are copied out, not mapped: a bad sector below a mapping
+   kills the process that touches it.
 """
 
 import contextlib
@@ -44,28 +47,24 @@ from synapsed.store.errors import (
     disk_errors,
 )
 from synapsed.store.leafhashes import LeafHashes
-from synapsed.store.quota import Quota
+from synapsed.store.quota import OnEvent, Quota
 from synapsed.store.record import Record
 from synapsed.store.runs import Run, Runs
 from synapsed.store.shape import Shape, decode_shape
 
-SMALL = 64 << 10
-"""Bytes of a file that is read instead of mapped: a mapping costs an open file each."""
-
-
 class HeldFile:
     """A file in the store. Safe between threads; made by `Store.create` and `Store.file` only."""
 
-    def __init__(self, folder: Path, quota: Quota, tmp: Path) -> None:
+    def __init__(self, folder: Path, quota: Quota, tmp: Path, on_event: OnEvent) -> None:
         """Open what a folder holds. Raises DamagedError where it cannot be believed."""
         self._folder = folder
         self._data = folder / "data"
         self._quota = quota
+        self._on_event = on_event
         self._shape = self._read_shape()
         self._hashes = LeafHashes(folder / "hashes", self.layout, self._shape.nodes)
         self._record = Record(folder / "record", self.root, tmp)
         self._tree: BlockTree | None = None
-        self._mapping: memoryview | None = None
         self._lock = threading.Lock()  # guards the fields below
         self._saving = threading.Lock()  # one commit or drop at a time; taken before _lock
         self._pending = Runs()
@@ -73,7 +72,7 @@ class HeldFile:
         self._dropping = False
         found = self._record.open(self.layout.leaf_count)
         self._have = found.held
-        quota.found(self._shape.fixed_bytes + self._bytes_of(self._have))
+        quota.found(self._shape.fixed_bytes + self.bytes_of(self._have))
         self._mend_length()
         if found.doubtful:  # a drop may have been lost, so believe only what verifies
             self.verify(lambda _count: None)
@@ -153,9 +152,15 @@ class HeldFile:
     def held_bytes(self) -> int:
         """Bytes of the file that can be read."""
         with self._lock:
-            return self._bytes_of(self._have)
+            return self.bytes_of(self._have)
 
-    def _bytes_of(self, runs: Runs) -> int:
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes that it takes of the quota, however little of it is held."""
+        return self._shape.fixed_bytes
+
+    def bytes_of(self, runs: Runs) -> int:
+        """How many bytes these leaves have."""
         return sum(self._shape.bytes_of(lo, hi) for lo, hi in runs)
 
     def missing(self, lo: int = 0, hi: int | None = None) -> list[Run]:
@@ -248,7 +253,7 @@ class HeldFile:
                         self._have.add(*part)
                         self._pending.add(*part)
         finally:
-            self._quota.refund(stop - start - self._bytes_of(fresh))
+            self._quota.refund(stop - start - self.bytes_of(fresh))
         return fresh.count
 
     def commit(self) -> None:
@@ -275,37 +280,45 @@ class HeldFile:
             for run in runs:
                 self._pending.remove(*run)
                 self._have.remove(*run)
-        self._quota.refund(self._bytes_of(runs))
+        self._quota.refund(self.bytes_of(runs))
 
     # Bytes out.
 
-    def read(self, lo: int, hi: int) -> memoryview:
-        """The bytes of the leaves [lo, hi): a view of the mapped file, not a copy. Not verified
-        again; `verify` does that now and then.
+    def read(self, lo: int, hi: int) -> bytes:
+        """The bytes of the leaves [lo, hi), verified.
 
-        A view of leaves that are dropped later reads as zeros then: do not keep it.
-        Raises NotHeldError, LeafRangeError, DamagedError.
+        Raises NotHeldError, LeafRangeError, HashesUnknownError; DamagedError where some of them
+        are not what was written (they are forgotten, so that they are fetched again).
         """
         start, stop = self.layout.run_span(lo, hi)
         if not self.has(lo, hi):
             raise NotHeldError(f"sub-tiles [{lo}, {hi}) of {self.root.hex()} are not held")
-        with disk_errors(self._data, "reading"):
-            if os.stat(self._data).st_size != self.size:  # touching what is gone would kill us
-                raise DamagedError(
-                    f"{self._data} was cut off", remedy="scrub the store and pull the model again"
-                )
-            if self.size <= SMALL:
-                return memoryview(self._data.read_bytes())[start:stop]
-            if self._mapping is None:
-                self._mapping = self._map()
-        return self._mapping[start:stop]
+        expected = self.leaf_hashes(lo, hi)
+        with contextlib.suppress(DiskError, MalformedError):
+            with Source(self._data) as source:
+                data = source.read(start, stop)
+            if hash_run(HASHER, self.layout, lo, hi, data) == expected:
+                return data
+        bad = self._forget_bad(lo, hi)
+        raise DamagedError(
+            f"{bad} of the sub-tiles [{lo}, {hi}) of {self.root.hex()} were damaged on disk",
+            remedy="they were forgotten; pull the model again",
+        )
 
-    def _map(self) -> memoryview:
-        fd = os.open(self._data, os.O_RDONLY)
-        try:
-            return memoryview(mmap.mmap(fd, self.size, prot=mmap.PROT_READ))
-        finally:
-            os.close(fd)
+    def _forget_bad(self, lo: int, hi: int) -> int:
+        """Forget those of [lo, hi) that the disk does not have any more; how many there were."""
+        before = self.have.count
+        self._mend_length()
+        bad = Runs()
+        with Source(self._data) as source:
+            for section in self.layout.sections_of_run(lo, hi):
+                first, end = max(lo, section.first_leaf), min(hi, section.end_leaf)
+                for run in self.have.within(first, end):
+                    self._verify_run(section, run, source, bad)
+        self._forget(bad)
+        count = before - self.have.count
+        self._on_event("store.damaged", file=self.root.hex(), leaves=count)
+        return count
 
     # Letting go.
 
@@ -330,7 +343,7 @@ class HeldFile:
                     self._have.remove(*part)
                     self._pending.remove(*part)
             try:
-                self._quota.refund(self._bytes_of(gone))
+                self._quota.refund(self.bytes_of(gone))
                 self._record.dropped(list(gone))
                 for part in gone:
                     self._punch(part)
@@ -378,14 +391,18 @@ class HeldFile:
             bad.add(*run)
             return
         for lo in range(*run, LEAVES_OF_TILE):
-            hi = min(lo + LEAVES_OF_TILE, run[1])
-            try:
-                data = source.read(*self.layout.run_span(lo, hi))
-            except (DiskError, MalformedError):  # an unreadable sector, or cut off
-                bad.add(lo, hi)
-                continue
-            for leaf in bad_leaves(HASHER, self.layout, lo, data, self.leaf_hashes(lo, hi)):
+            for leaf in self._bad_of(lo, min(lo + LEAVES_OF_TILE, run[1]), source):
                 bad.add(leaf, leaf + 1)
+
+    def _bad_of(self, lo: int, hi: int, source: Source) -> list[int]:
+        try:
+            data = source.read(*self.layout.run_span(lo, hi))
+        except (DiskError, MalformedError):
+            if hi - lo == 1:
+                return [lo]
+            # An unreadable sector, or a cut: the others may still be good.
+            return [bad for leaf in range(lo, hi) for bad in self._bad_of(leaf, leaf + 1, source)]
+        return bad_leaves(HASHER, self.layout, lo, data, self.leaf_hashes(lo, hi))
 
     def _rebuild_hashes(self, section: Section, source: Source) -> None:
         """Make a section's lost leaf hashes again from its bytes, if they still make its node."""
@@ -403,11 +420,7 @@ class HeldFile:
     def forget_all(self) -> int:
         """Take everything off the quota, once the folder is gone; how many bytes it was."""
         with self._lock:
-            freed = self._shape.fixed_bytes + self._bytes_of(self._have)
+            freed = self._shape.fixed_bytes + self.bytes_of(self._have)
             self._have, self._pending = Runs(), Runs()
         self._quota.refund(freed)
         return freed
-
-    def close(self) -> None:
-        """Let go of the mapping. Views that were given out stay valid."""
-        self._mapping = None

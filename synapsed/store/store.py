@@ -21,10 +21,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protocols.cid import DAG_CBOR
-from protocols.errors import LimitError, MalformedError, NotHeldError, RefusedError
+from protocols.errors import (
+    LimitError,
+    MalformedError,
+    MismatchError,
+    NotHeldError,
+    RefusedError,
+)
 from protocols.manifest import FileRef, Manifest, decode_manifest
 from synapsed.store.blocks import Blocks
-from synapsed.store.collect import GcReport, ScrubReport, collect, scrub
+from synapsed.store.collect import GcReport, ScrubReport, collect, reached_bytes, scrub
 from synapsed.store.db import CorruptDatabaseError, Database, Pin, Table, set_aside
 from synapsed.store.disk import aside, fsync_dir, write_atomic
 from synapsed.store.errors import (
@@ -60,7 +66,7 @@ class Keep:
         self.names: set[bytes] = set()
 
     def add(self, name: bytes) -> None:
-        """Spare `name` from now on; waits for a collection that is running."""
+        """Spare `name` from now on; waits for a collection that is running (so: in a thread)."""
         with self._lock:
             self.names.add(name)
 
@@ -151,11 +157,11 @@ class Store:
 
     def _open_file(self, folder: Path) -> HeldFile | None:
         try:
-            return HeldFile(folder, self.quota, self._tmp)
+            return HeldFile(folder, self.quota, self._tmp, self._on_event)
         except DamagedError as error:
             if recover(folder, self._tmp):
                 self._on_event("store.file-recovered", file=folder.name, why=error.message)
-                return HeldFile(folder, self.quota, self._tmp)
+                return HeldFile(folder, self.quota, self._tmp, self._on_event)
             self._on_event("store.file-lost", file=folder.name, why=error.message)
             self.delete_detached([self._detach(folder)])
             return None
@@ -172,11 +178,9 @@ class Store:
             table.put(_SEEN, b"")
 
     def close(self) -> None:
-        """Let other processes open the store. Views of files stay valid."""
+        """Let other processes open the store."""
         if self._lock_fd < 0:
             return
-        for held in self._files.values():
-            held.close()
         self._db.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
@@ -198,6 +202,10 @@ class Store:
     def has_block(self, cid: bytes) -> bool:
         """Whether the block is here (its bytes are verified when they are read)."""
         return self._blocks.has(cid)
+
+    def block_size(self, cid: bytes) -> int:
+        """Bytes of a block; 0 where it is not held."""
+        return self._blocks.size(cid)
 
     def is_damaged(self, cid: bytes) -> bool:
         """Whether the block was here, was found damaged, and was not put again since."""
@@ -226,8 +234,14 @@ class Store:
         `nodes` are all section nodes. Raises the header's errors, MismatchError,
         QuotaExceededError, DiskFullError.
         """
-        held = self.file(ref.root)
-        return held or self.create_shape(Shape(ref.size, ref.root, ref.layout, header, nodes))
+        if (held := self.file_of(ref)) is not None:
+            return held
+        if self.file(ref.root) is not None:
+            raise MismatchError(
+                f"the manifest gives {ref.path!r} another size or layout than the file has",
+                remedy="whoever made this manifest lies; do not use it",
+            )
+        return self.create_shape(Shape(ref.size, ref.root, ref.layout, header, nodes))
 
     def create_shape(self, shape: Shape) -> HeldFile:
         """Begin to hold a file whose Shape is known; or find it held already."""
@@ -245,13 +259,26 @@ class Store:
                     shutil.rmtree(new, ignore_errors=True)
                     raise
                 fsync_dir(folder.parent)
-            held = HeldFile(folder, self.quota, self._tmp)
+            held = HeldFile(folder, self.quota, self._tmp, self._on_event)
             self._files[shape.root] = held
             return held
 
     def file(self, root: bytes) -> HeldFile | None:
         """The file with this tree root, if any of it is held."""
         return self._files.get(root)
+
+    def file_of(self, ref: FileRef) -> HeldFile | None:
+        """The file that a manifest speaks of, if any of it is held, and is what it says.
+
+        A manifest may name the root of somebody else's file with another size or layout. Such a
+        file has other tiles for everybody who does not hold it: it counts as not held.
+        """
+        held = self.file(ref.root)
+        if held is None or held.size != ref.size:
+            return None
+        # With one section the layouts cut a file alike.
+        alike = held.layout.kind == ref.layout or len(held.layout.sections) == 1
+        return held if alike else None
 
     def files(self) -> list[HeldFile]:
         """All held files, sorted by root."""
@@ -310,13 +337,11 @@ class Store:
     def keeping(self) -> Iterator[Keep]:
         """What is added to the Keep is spared by `gc` until the block ends."""
         keep = Keep(self._lock)
-        with self._lock:
-            self._keeps.append(keep)
+        self._keeps.append(keep)  # without the lock, which a collection holds for long
         try:
             yield keep
         finally:
-            with self._lock:
-                self._keeps.remove(keep)
+            self._keeps.remove(keep)
 
     def table(self, name: str, *, durable: bool = True) -> Table:
         """What one machine saves: get, put, delete, items. Durable ones sync at each put."""
@@ -336,10 +361,15 @@ class Store:
         With `only`, of those CIDs and file roots alone.
         """
         with self._lock:
-            spared = {name for keep in self._keeps for name in keep.names}
+            spared = {name for keep in list(self._keeps) for name in keep.names}
             report, gone = collect(self, spared, None if only is None else set(only))
         self.delete_detached(gone)  # 100 GB take the file system a second, and nobody waits
         return report
+
+    def reached_bytes(self, cids: Iterable[bytes]) -> int:
+        """Bytes of the quota that these manifests and all that they reach take, held or not yet
+        pinned. Raises ManifestDamagedError."""
+        return reached_bytes(self, cids)
 
     def scrub(self, progress: Callable[[int], None] = _unwatched) -> ScrubReport:
         """Read and verify all that is held; forget what is bad. `progress` is told of bytes."""

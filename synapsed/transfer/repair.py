@@ -31,10 +31,14 @@ Told = Callable[[ModelKnown | ProbeResult | RepairEnded], None]
 class Repairs:
     """Executes effects of protocols/replication.py. Tasks run in the nursery it is given."""
 
-    def __init__(self, puller: Puller, told: Told, emit: Emit) -> None:
+    def __init__(
+        self, puller: Puller, told: Told, emit: Emit, *, moved: Callable[[bytes], None]
+    ) -> None:
+        """`moved` is told of a model while a repair of it gets on, so that others see it."""
         self._puller = puller
         self._told = told
         self._emit = emit
+        self._moved = moved
 
     def perform(self, effect: Learn | StartProbe | StartRepair, nursery: trio.Nursery) -> None:
         """Begin to carry out one order."""
@@ -78,7 +82,11 @@ class Repairs:
         text = cid_text(order.model)
         done = False
         try:
-            report = await self._puller.pull(order.model, Part(tiles=order.tiles))
+            report = await self._puller.pull(
+                order.model,
+                Part(tiles=order.tiles),
+                progress=lambda _progress: self._moved(order.model),
+            )
             done = True
             self._emit(
                 "replication.repaired",

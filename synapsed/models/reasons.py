@@ -1,0 +1,17 @@
+"""Why manifests are pinned. A manifest stays for as long as there is one reason for it."""
+
+IMPORTED = "imported"
+"""The owner brought it."""
+PULLED = "pulled"
+"""The owner had it fetched."""
+OWNER = "user"
+"""The owner said so."""
+PUBLISHED = "published"
+"""An adapter, kernel or proposal of the owner's."""
+REPLICA = "replica"
+"""It is held for others, who had too few copies."""
+WATCHED = "watched"
+"""Others have it, and we watch over its copies: only its manifest and headers are here."""
+
+FOR_OTHERS = frozenset((REPLICA, WATCHED))
+"""What is here for these alone is not the owner's, and has a share of the quota (replicas.py)."""
