@@ -30,7 +30,7 @@ import msgspec
 from protocols.codec import Message, decode
 from protocols.errors import LimitError, MalformedError
 from protocols.hashtree import HASH_BYTES
-from protocols.manifest import CidBytes, Root
+from protocols.manifest import MAX_FILE_SIZE, CidBytes, Layout, Root
 from protocols.safetensors_header import MAX_HEADER, MAX_TENSORS
 from protocols.tensorblock import TILE
 
@@ -48,6 +48,8 @@ MAX_FETCH_BYTES = TILE
 """Bytes of one `fetch`: half a second at 8 MB/s, and at 200 MB/s still 50 requests a second."""
 MAX_FETCH_LEAVES = 256
 """Leaves of one `fetch`: small tensors (biases, norms) are leaves of a few KB."""
+MAX_SECTIONS = 1 << 14
+"""Sections of which one answer has leaf hashes: empty ones cost time and no bytes."""
 MAX_HASHES = 1 << 18
 """Leaf hashes of one answer, 8 MiB: the sections of 64 GiB, or as many as fit. A larger tensor
 cannot be pulled; no published one has a tenth of that."""
@@ -130,10 +132,16 @@ class Bytes(Message, frozen=True, tag_field="say", tag="bytes"):
 
 
 class Shape(Message, frozen=True, tag_field="say", tag="shape"):
-    """`header` bytes of header and then the section nodes follow."""
+    """`header` bytes of header and then the section nodes follow, of a file of `size` bytes.
+
+    Size and layout are under the root too. So whoever asked can tell a peer that lies (they do
+    not lead to the root) from a manifest that does (they do, and are not what it says).
+    """
 
     length: Length
     header: Length
+    size: Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_SIZE)]
+    layout: Layout
 
     def __post_init__(self) -> None:
         nodes = self.length - self.header

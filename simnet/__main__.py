@@ -4,6 +4,7 @@ Exit codes: 0 every promise kept, 1 a step failed or a promise was broken, 2 a w
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ EXIT_KEPT, EXIT_BROKEN, EXIT_USAGE = 0, 1, 2
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     arguments = _parser().parse_args(argv)
+    # As Ctrl-C: what was started is ended, and the homes are removed.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     path = Path(arguments.scenario)
     try:
         scenario = load(path)

@@ -15,15 +15,16 @@ from typing import Any
 import trio
 
 from protocols.announcement import ShardBody, compose, seal_announcement
-from protocols.blocks import PROTOCOL, FetchRequest, ProveRequest, Request
+from protocols.blocks import PROTOCOL, FetchRequest, ProveRequest, Refusal, decode_request
 from protocols.cid import parse_cid
-from protocols.errors import NotHeldError
+from protocols.codec import encode
 from synapsed.keys import Identity
 from synapsed.models.imports import import_model
-from synapsed.net import MemoryTable, Net, NetSettings, PeerBook, Verdict, open_net
+from synapsed.net import MemoryTable, Net, NetSettings, PeerBook, Stream, Verdict, open_net
 from synapsed.store import Store
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.serve import BlockServer
+from synapsed.transfer.talk import Stream
 
 QUOTA = 4 << 30
 REPEAT_S = 5.0
@@ -42,24 +43,37 @@ class NoPulls:
         """Of no interest."""
 
 
-class Liar(BlockServer):
-    """Answers questions honestly, so that it is believed, and requests for bytes with a lie."""
+class LyingStream:
+    """A stream on which an honest server's answers to requests for bytes become lies.
 
-    def __init__(self, store: Store, how: str) -> None:
-        super().__init__(store, Uploads(), NoPulls(), lambda *_: None)
+    Questions are answered as they are, so that the liar is believed.
+    """
+
+    def __init__(self, stream: Stream, how: str) -> None:
+        self._stream = stream
         self._how = how
+        self._lying = False
 
-    async def _find(self, request: Request) -> Any:
-        if not isinstance(request, FetchRequest | ProveRequest):
-            return await super()._find(request)
-        if self._how == "lacking":
-            raise NotHeldError("we never had it")
-        if self._how == "silent":
-            await trio.sleep_forever()
-        answer, parts = await super()._find(request)
-        wrong = bytearray(parts[-1])
-        wrong[len(wrong) // 2] ^= 1
-        return answer, [*parts[:-1], memoryview(wrong)]
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def read_frame(self, limit: int, *, timeout: float | None = None) -> bytes:
+        """The next request that the server is to answer."""
+        while True:
+            frame = await self._stream.read_frame(limit, timeout=timeout)
+            self._lying = isinstance(decode_request(frame), FetchRequest | ProveRequest)
+            if not self._lying or self._how == "wrong-bytes":
+                return frame
+            if self._how == "silent":
+                await trio.sleep_forever()
+            await self._stream.write_frame(encode(Refusal(code="not-held")))
+
+    async def write(self, data: memoryview, *, timeout: float | None = None) -> None:
+        """What follows an answer: with one bit flipped, if it is bytes that were asked for."""
+        said = bytearray(data)
+        if self._lying:
+            said[len(said) // 2] ^= 1
+        await self._stream.write(memoryview(said), timeout=timeout)
 
 
 async def lie(task: dict[str, Any]) -> None:
@@ -75,7 +89,8 @@ async def lie(task: dict[str, Any]) -> None:
         )
         book = PeerBook(MemoryTable())
         async with open_net(settings, identity, network, book, lambda *_, **__: None) as net:
-            net.serve(PROTOCOL, Liar(store, task["how"]).handle)
+            server: Any = BlockServer(store, Uploads(), NoPulls(), lambda *_: None)
+            net.serve(PROTOCOL, lambda stream: server.handle(LyingStream(stream, task["how"])))
             topic = f"/synapse/{network}/shard/1"
             net.subscribe(topic, lambda *_: Verdict.ACCEPT, _forget)
             for address in task["bootstrap"]:

@@ -44,7 +44,9 @@ def exit_code(error: SynapseError) -> int:
     """What a typed error ends the process with."""
     if isinstance(error, configload.ConfigError | keys.IdentityMissingError):
         return EXIT_USAGE
-    return EXIT_REFUSED if isinstance(error, RefusedError) else EXIT_FAILED
+    # `conflict`: something else listens at the control socket.
+    refused = isinstance(error, RefusedError) or error.code == "conflict"
+    return EXIT_REFUSED if refused else EXIT_FAILED
 
 
 class _Version(argparse.Action):
@@ -115,7 +117,13 @@ def _run(arguments: argparse.Namespace) -> int:
     exists = places.config_file.exists()
     loaded = configload.load(places.config_file if named or exists else None, os.environ)
     logs.configure(loaded.config.log)
-    return run_daemon(loaded, places, on_ready=lambda: None)
+    try:
+        return run_daemon(loaded, places, on_ready=lambda: None)
+    except keys.IdentityMissingError as error:
+        if arguments.home is None:
+            raise
+        remedy = f"`synapsed init --home {arguments.home}` makes one"
+        raise keys.IdentityMissingError(error.message, remedy=remedy) from error
 
 
 def run_daemon(loaded: Loaded, places: paths.Paths, on_ready: Callable[[], None]) -> int:

@@ -289,7 +289,8 @@ def near(key: str, say: Callable[[str], str] = str) -> str:
     """`did you mean ...?` for a key or a table that does not exist, or nothing."""
     tables = [] if "." in key else difflib.get_close_matches(key, _SECTIONS, n=1, cutoff=0.7)
     if tables:
-        return f"did you mean [{tables[0]}]?"
+        keys = [say(known) for known in _FIELDS if known.startswith(f"{tables[0]}.")]
+        return f"did you mean {f'[{tables[0]}]' if say is str else ' or '.join(keys)}?"
     last = key.rpartition(".")[2]
     by_last = {known.rpartition(".")[2]: known for known in _FIELDS}
     close = [by_last[last]] if last in by_last else []

@@ -59,7 +59,7 @@ HOLDINGS = st.builds(
 ANSWERS = st.one_of(
     st.builds(Bytes, length=st.integers(0, 1 << 22)),
     st.tuples(st.integers(0, 1000), st.integers(1, 1000)).map(
-        lambda it: Shape(length=it[0] + 32 * it[1], header=it[0])
+        lambda it: Shape(length=it[0] + 32 * it[1], header=it[0], size=it[1], layout="flat")
     ),
     st.builds(Hashes, length=st.integers(0, 1 << 20), sections=spans()),
     st.builds(Holdings, files=st.lists(HOLDINGS, max_size=4).map(tuple)),

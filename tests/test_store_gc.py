@@ -17,6 +17,7 @@ from protocols.manifest import (
 from protocols.peerid import peer_id_of
 from protocols.tensorblock import SUBTILE
 from synapsed.store import Runs, Store
+from synapsed.store.reasons import WATCHED
 from tests.store_kit import QUOTA, Made, check_store, made, made_flat, reopened
 
 
@@ -150,6 +151,29 @@ def test_a_pinned_expert_keeps_its_tensors_only(store: Store, files: list[Made])
     store.pin(model, "test")
     files[0].feed(held)
     assert store.gc().leaves == 0
+
+
+def test_of_a_watched_model_only_the_headers_stay(store: Store, files: list[Made]) -> None:
+    model = _model(store, files[0], files[1])
+    store.pin(model, WATCHED)
+    report = store.gc()
+    assert store.list_blocks() == [model]
+    assert _roots(store) == {files[0].ref.root}  # the flat file has no header
+    assert store.file(files[0].ref.root).have == Runs([(0, 1)])
+    assert report.files == 2
+    store.unpin(model, WATCHED)
+    assert store.gc().files == 1
+    assert store.quota.used == 0
+
+
+def test_what_manifests_take_of_the_quota(store: Store, files: list[Made]) -> None:
+    model = _model(store, files[0], files[1])
+    adapter = _adapter(store, model, files[2])
+    assert store.reached_bytes([adapter]) == store.quota.used
+    lora = store.file(files[2].ref.root)
+    rest = lora.held_bytes + lora.fixed_bytes + store.block_size(adapter)
+    assert store.reached_bytes([model]) == store.quota.used - rest
+    assert store.reached_bytes([]) == 0
 
 
 def test_experts_live_as_long_as_their_model(store: Store, files: list[Made]) -> None:

@@ -139,7 +139,10 @@ async def wrong_header(node: Node, end: End, request: Request) -> bool:
     assert held is not None
     nodes = [bytes(32), *held.nodes[1:]]
     raw = held.header + b"".join(nodes)
-    return await lie(node, end, request, Shape(length=len(raw), header=len(held.header)), raw)
+    shape = Shape(
+        length=len(raw), header=len(held.header), size=held.size, layout="safetensors"
+    )
+    return await lie(node, end, request, shape, raw)
 
 
 async def wrong_hashes(node: Node, end: End, request: Request) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from protocols.errors import MalformedError
+from synapsed.cli import candidates
 from synapsed.cli.common import SLOW_S, Cli, command
 from synapsed.cli.names import announcement_id, subject_cid
 from synapsed.control import models
@@ -131,7 +132,13 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def withdraw(
-    cli: Cli, announcement: Annotated[str, typer.Argument(metavar="ID", help="Or its beginning.")]
+    cli: Cli,
+    announcement: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="Or its beginning.", autocompletion=candidates.own_announcements
+        ),
+    ],
 ) -> None:
     """Take back an announcement of ours."""
     with cli.client() as client:

@@ -1,4 +1,4 @@
-"""completion: the script that makes a shell complete synapsectl's commands."""
+"""completion: the script that makes a shell complete synapsectl's commands, names and ids."""
 
 import os
 from typing import Annotated, Literal

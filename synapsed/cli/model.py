@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from synapsed.cli import candidates
 from synapsed.cli.common import SLOW_S, Cli, command, path_of
 from synapsed.cli.names import model_cid
 from synapsed.control import models
+from synapsed.control.fields import MAX_JOB
 
 if TYPE_CHECKING:
     from synapsed.cli.output import Output
@@ -16,7 +18,13 @@ if TYPE_CHECKING:
 model = typer.Typer(help="Models: import, pull, export, pin.", no_args_is_help=True)
 job = typer.Typer(help="Long work under way.", no_args_is_help=True)
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A CID, its beginning, or a name.")]
+_MODEL = "A CID, its beginning, or a name."
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=candidates.known_models)
+]
+AnyModel = Annotated[
+    str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=candidates.all_models)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -127,8 +135,11 @@ def import_(
 @command(model, "pull")
 def pull(
     cli: Cli,
-    name: ModelName,
-    expert: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this one.")] = None,
+    name: AnyModel,
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this one.", autocompletion=candidates.experts),
+    ] = None,
     tensor: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this one.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Go on without this command.")] = False,
 ) -> None:
@@ -279,7 +290,12 @@ def jobs(cli: Cli) -> None:
 
 
 @command(job, "cancel")
-def cancel(cli: Cli, number: Annotated[int, typer.Argument(metavar="JOB", min=1)]) -> None:
+def cancel(
+    cli: Cli,
+    number: Annotated[
+        int, typer.Argument(metavar="JOB", min=1, max=MAX_JOB, autocompletion=candidates.jobs)
+    ],
+) -> None:
     """Cancel a job. What has arrived is kept."""
     with cli.client() as client:
         found = client.call("DELETE", f"/v1/jobs/{number}", models.JobInfo)

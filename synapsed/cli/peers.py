@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from synapsed.cli import candidates
 from synapsed.cli.common import Cli, command
 from synapsed.cli.names import peer_id
 from synapsed.control import models
@@ -66,8 +67,15 @@ def _link(peer: models.PeerInfo) -> str:
 
 def ping(
     cli: Cli,
-    peer: Annotated[str, typer.Argument(metavar="PEER", help="A peer id, or its beginning.")],
-    count: Annotated[int, typer.Option("--count", "-c", min=1, max=1000)] = 1,
+    peer: Annotated[
+        str,
+        typer.Argument(
+            metavar="PEER", help="A peer id, or its beginning.", autocompletion=candidates.peers
+        ),
+    ],
+    count: Annotated[
+        int, typer.Option("--count", "-c", metavar="N", min=1, max=1000, help="So many times.")
+    ] = 1,
 ) -> None:
     """Measure the round trip to a peer."""
     with cli.client() as client:

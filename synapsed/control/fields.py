@@ -29,6 +29,9 @@ RATE_LIMIT = 1 << 50
 MAX_PULLS_LIMIT = 64
 """As in the config."""
 
+MAX_JOB = 1 << 53
+"""Numbers that JSON's readers keep exactly."""
+
 _CID = "^baf[ky]rei[a-h][a-z2-7]{50}[aeimquy4]"
 CID_PATTERN = f"{_CID}$"
 """A CIDv1 of ours in base32: `b`, then 01 (55 or 71) 12 20, a digest, and two bits of padding."""

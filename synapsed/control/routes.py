@@ -14,7 +14,7 @@ from starlette.responses import Response
 from protocols.cid import parse_cid
 from synapsed.control import metrics, models, schema
 from synapsed.control.api import NodeApi
-from synapsed.control.fields import CID_PATTERN
+from synapsed.control.fields import CID_PATTERN, MAX_JOB
 from synapsed.control.jobs import Job, JobBoard
 from synapsed.control.replies import answer_errors, body_as, path_of, peer_of, reply, within
 from synapsed.control.schema import LONG_WORK, route
@@ -339,7 +339,7 @@ def _store(node: NodeApi, jobs: JobBoard) -> APIRouter:
         return reply(models.Jobs(jobs=jobs.list()))
 
     @router.delete("/v1/jobs/{job}", **route(models.JobInfo, fails=(404,)))
-    async def cancel(job: Annotated[int, InPath(ge=1, le=1 << 53)]) -> Response:
+    async def cancel(job: Annotated[int, InPath(ge=1, le=MAX_JOB)]) -> Response:
         """Cancel one. What has arrived is kept."""
         return reply(jobs.cancel(job))
 

@@ -12,10 +12,10 @@ from protocols.errors import SynapseError
 from protocols.manifest import FileRef, Layout, Manifest, ModelManifest, encode_manifest, links
 from synapsed.models.folder import check_indexes, scan
 from synapsed.models.manifests import dependencies, experts, put_experts
-from synapsed.models.reasons import IMPORTED
 from synapsed.store import Store
 from synapsed.store.disk import check_free
 from synapsed.store.importing import Survey, copy, missing_bytes, survey
+from synapsed.store.reasons import IMPORTED
 
 M = TypeVar("M", bound=Manifest)
 

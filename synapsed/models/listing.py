@@ -7,8 +7,8 @@ from protocols.manifest import ExpertManifest, FileRef, ModelManifest, encode_ma
 from protocols.tiles import ModelTiles
 from synapsed.models.exports import remove_view
 from synapsed.models.manifests import experts, layouts_of, model_manifest
-from synapsed.models.reasons import WATCHED
 from synapsed.store import Runs, Store
+from synapsed.store.reasons import WATCHED
 
 
 class FileState(msgspec.Struct, frozen=True):

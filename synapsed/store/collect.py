@@ -9,6 +9,7 @@ import msgspec
 from protocols.cid import cid_text
 from protocols.errors import NotHeldError, RefusedError
 from protocols.manifest import ExpertManifest, Manifest, ModelManifest, files, links
+from synapsed.store.reasons import HEADERS_ONLY
 from synapsed.store.runs import Runs
 
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ class Reach:
                 self.whole.update(ref.root for ref in files(manifest))
                 waiting += links(manifest)
 
+    def follow_headers(self, cids: Iterable[bytes]) -> None:
+        """Add these manifests and the headers of their safetensors files."""
+        for cid in cids:
+            self.blocks.add(cid)
+            manifest = self._read(cid)
+            for ref in files(manifest) if manifest is not None else ():
+                if ref.layout == "safetensors":
+                    self.sections.setdefault(ref.root, set()).add(0)
+
     def _read(self, cid: bytes) -> Manifest | None:
         """A manifest. A damaged one reaches we know not what, so that nothing may be removed."""
         manifest = self._store.manifest_of(cid)
@@ -86,8 +96,8 @@ class Reach:
             return
         for ref in expert.tensors:
             if ref.file < len(model.files):
-                sections = self.sections.setdefault(model.files[ref.file].root, {0})
-                sections.add(ref.section)
+                sections = self.sections.setdefault(model.files[ref.file].root, set())
+                sections |= {0, ref.section}
 
     def has_block(self, cid: bytes) -> bool:
         """Whether a block is reached; an expert's manifest is wherever its model's is."""
@@ -129,7 +139,9 @@ def collect(
     """
     before = store.quota.used
     reach = Reach(store)
-    reach.follow(pin.cid for pin in store.pins())
+    pins = store.pins()
+    reach.follow(pin.cid for pin in pins if pin.reason not in HEADERS_ONLY)
+    reach.follow_headers(pin.cid for pin in pins if pin.reason in HEADERS_ONLY)
     reach.follow(name for name in spared if store.has_block(name))
     reach.whole |= spared
     leaves = 0

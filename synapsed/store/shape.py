@@ -11,7 +11,7 @@ from pathlib import Path
 from protocols.codec import Message, decode, encode
 from protocols.errors import MalformedError, MismatchError
 from protocols.hashtree import HASH_BYTES
-from protocols.safetensors_header import LENGTH_BYTES, header_length
+from protocols.safetensors_header import LENGTH_BYTES, HeaderError, header_length
 from protocols.tensorblock import (
     LEAVES_OF_TILE,
     SAFETENSORS,
@@ -116,8 +116,11 @@ def shape_of_file(path: Path, kind: str, say: Callable[[int], None]) -> tuple[Sh
     changes while it is read.
     """
     with Source(path) as source:
-        header = _header(source) if kind == SAFETENSORS else b""
-        layout = Layout.of_kind(kind, source.size, header)
+        try:
+            header = _header(source) if kind == SAFETENSORS else b""
+            layout = Layout.of_kind(kind, source.size, header)
+        except HeaderError as error:
+            raise type(error)(f"{path}: {error.message}", remedy=error.remedy) from error
         hashes = []
         nodes = []
         for section in layout.sections:

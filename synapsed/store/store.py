@@ -41,12 +41,11 @@ from synapsed.store.errors import (
 )
 from synapsed.store.held import HeldFile
 from synapsed.store.quota import OnEvent, Quota
+from synapsed.store.reasons import FOUND
 from synapsed.store.shape import Shape
 from synapsed.store.staging import recover, stage
 
 FORMAT = b"synapsed store 1\n"
-FOUND = "found"
-"""Why manifests are pinned whose pins may have been lost with state.db."""
 _SEEN = b"pins"
 
 
@@ -367,8 +366,10 @@ class Store:
         return report
 
     def reached_bytes(self, cids: Iterable[bytes]) -> int:
-        """Bytes of the quota that these manifests and all that they reach take, held or not yet
-        pinned. Raises ManifestDamagedError."""
+        """Bytes of the quota that these manifests take, with all that they reach.
+
+        Raises ManifestDamagedError.
+        """
         return reached_bytes(self, cids)
 
     def scrub(self, progress: Callable[[int], None] = _unwatched) -> ScrubReport:

@@ -1,10 +1,12 @@
 """What a pull has to fetch: manifests, headers and leaf hashes, from whichever peer answers.
 
 Everything is verified by whom it is given to: a block by its CID, a header and the section nodes
-by `Store.create`, leaf hashes by `HeldFile.put_leaf_hashes`.
+by store/shape.py, leaf hashes by `HeldFile.put_leaf_hashes`. What is large is looked at in
+threads: a manifest may have 4,096 files and a header 65,536 tensors.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -26,7 +28,7 @@ from protocols.blocks import (
 )
 from protocols.cid import check_block
 from protocols.codec import MAX_BLOCK
-from protocols.errors import LimitError, MalformedError, SynapseError
+from protocols.errors import LimitError, MalformedError, NotHeldError, SynapseError
 from protocols.hashtree import HASH_BYTES
 from protocols.manifest import (
     ExpertManifest,
@@ -36,7 +38,7 @@ from protocols.manifest import (
     decode_manifest,
     files,
 )
-from protocols.tensorblock import split_hashes
+from protocols.tensorblock import Layout, split_hashes
 from protocols.tiles import ModelTiles
 from synapsed.models import (
     IncompleteError,
@@ -45,6 +47,7 @@ from synapsed.models import (
     sections_of,
 )
 from synapsed.store import HeldFile, Runs, Store
+from synapsed.store.shape import Shape as FileShape
 from synapsed.transfer.errors import PeerRefusedError
 from synapsed.transfer.session import Session
 
@@ -93,6 +96,12 @@ class Plan(msgspec.Struct, frozen=True):
     total: int
 
 
+class ManifestLieError(MalformedError):
+    """A manifest that gives a file another size or layout than its root has."""
+
+    code = "manifest-lie"
+
+
 async def make_plan(pull: "Pull") -> Plan:
     """Steps 1 to 3 of a pull. Raises what is wrong with the manifest, the part or the store."""
     pull.crew.ask_holders_of(pull.cid)
@@ -103,16 +112,23 @@ async def make_plan(pull: "Pull") -> Plan:
         wanted = await _of_part(pull, manifest)
     else:
         refs = files(manifest)
+        # Before a header is fetched: a manifest can claim any size.
+        pull.check_room(sum(_lacking_bytes(pull.store, ref) for ref in refs))
         for ref in refs:
             pull.wants[ref.root] = ()
         helds = await _gather(lambda ref: held_file(pull, ref), refs)
         wanted = [(held, [(0, held.layout.leaf_count)]) for held in helds]
     wants = [_want(held, runs) for held, runs in _by_file(wanted)]
-    pull.store.quota.check_room(sum(want.missing_bytes for want in wants))
+    pull.check_room(sum(want.missing_bytes for want in wants))
     await _gather(lambda want: _learn_hashes(pull, want), wants)
     for want in wants:
         pull.wants.setdefault(want.held.root, tuple(want.runs))
     return Plan(wants, sum(_bytes_of(want.held, want.runs) for want in wants))
+
+
+def _lacking_bytes(store: Store, ref: FileRef) -> int:
+    held = store.file_of(ref)
+    return ref.size - held.held_bytes if held is not None else ref.size
 
 
 Wanted = list[tuple[HeldFile, list[Span]]]
@@ -144,7 +160,9 @@ async def _of_part(pull: "Pull", model: Manifest) -> Wanted:
     part = pull.part
     wanted: Wanted = []
     if part.experts or part.tensors:
-        sections = sections_of(pull.store, pull.cid, part.experts, part.tensors)
+        sections = await trio.to_thread.run_sync(
+            sections_of, pull.store, pull.cid, part.experts, part.tensors
+        )
         wanted += await _of_sections(pull, model, sections)
     if part.tiles:
         wanted += await _of_tiles(pull, model, part.tiles)
@@ -175,7 +193,7 @@ async def _of_sections(
 
 
 async def _of_tiles(pull: "Pull", model: ModelManifest, tiles: Sequence[tuple[int, int]]) -> Wanted:
-    numbered = model_tiles(pull.store, model)
+    numbered = await trio.to_thread.run_sync(model_tiles, pull.store, model)
     runs: dict[int, Runs] = {}
     for start, count in tiles:
         for tile in range(start, start + count):
@@ -200,39 +218,71 @@ def model_tiles(store: Store, model: ModelManifest) -> ModelTiles:
 
 async def manifest_of(pull: "Pull", cid: bytes) -> Manifest:
     """A manifest, from the store or from a peer."""
-    pull.keep_name(cid)
-    if not pull.store.has_block(cid):
+    await pull.keep_name(cid)
+    manifest = await trio.to_thread.run_sync(_held_manifest, pull.store, cid)
+    if manifest is not None:
+        return manifest
 
-        async def ask(session: Session) -> bytes:
-            _, data = await session.ask(BlockRequest(cid=cid), Bytes, MAX_BLOCK)
-            check_block(cid, data)
-            return data
+    async def ask(session: Session) -> bytes:
+        _, data = await session.ask(BlockRequest(cid=cid), Bytes, MAX_BLOCK)
+        check_block(cid, data)
+        return data
 
-        data = await pull.crew.first(ask)
-        decode_manifest(data)
-        await trio.to_thread.run_sync(pull.store.put_block, data)
-    return decode_manifest(await trio.to_thread.run_sync(pull.store.get_block, cid))
+    data = await pull.crew.first(ask)
+    manifest = await trio.to_thread.run_sync(decode_manifest, data)
+    pull.take_room(len(data))
+    await trio.to_thread.run_sync(pull.store.put_block, data)
+    return manifest
+
+
+def _held_manifest(store: Store, cid: bytes) -> Manifest | None:
+    """A manifest that is here. Raises MalformedError, LimitError for a block that is none."""
+    with suppress(NotHeldError):
+        return decode_manifest(store.get_block(cid))
+    return None
 
 
 async def held_file(pull: "Pull", ref: FileRef) -> HeldFile:
-    """The file in the store, begun with the header and nodes of a peer if need be."""
-    pull.keep_name(ref.root)
+    """The file in the store, begun with the header and nodes of a peer if need be.
+
+    Raises ManifestLieError where the file is not what `ref` says: then its holders do not lie.
+    """
+    await pull.keep_name(ref.root)
     held = pull.store.file(ref.root)
-    if held is not None:
-        return held
+    if held is None:
+        shape = await pull.crew.first(lambda session: _ask_shape(pull, session, ref.root))
+        _check_ref(ref, shape.size, shape.layout)
+        pull.take_room(len(shape.header) + HASH_BYTES * len(shape.nodes))
+        return await trio.to_thread.run_sync(pull.store.create_shape, shape)
+    _check_ref(ref, held.size, held.layout)
+    return held
 
-    async def ask(session: Session) -> HeldFile:
-        shape, raw = await session.ask(LayoutRequest(root=ref.root), Shape, MAX_SHAPE_BYTES)
-        header, nodes = raw[: shape.header], split_hashes(raw[shape.header :])
-        return await trio.to_thread.run_sync(pull.store.create, ref, header or None, nodes)
 
-    return await pull.crew.first(ask)
+async def _ask_shape(pull: "Pull", session: Session, root: bytes) -> FileShape:
+    said, raw = await session.ask(LayoutRequest(root=root), Shape, MAX_SHAPE_BYTES)
+
+    def verified() -> FileShape:
+        header, nodes = raw[: said.header], split_hashes(raw[said.header :])
+        return FileShape(said.size, root, said.layout, header or None, nodes)
+
+    # One at a time: parsing a header of 16 MiB takes 200 MB for a moment.
+    return await trio.to_thread.run_sync(verified, limiter=pull.parsing)
+
+
+def _check_ref(ref: FileRef, size: int, layout: Layout) -> None:
+    alike = layout.kind == ref.layout or len(layout.sections) == 1
+    if size != ref.size or not alike:
+        raise ManifestLieError(
+            f"the manifest gives {ref.path!r} {ref.size} bytes ({ref.layout}), and the file that"
+            f" it names has {size} ({layout.kind})",
+            remedy="whoever made this manifest lies; do not use it",
+        )
 
 
 async def _learn_hashes(pull: "Pull", want: Want) -> None:
     """The leaf hashes of all sections that miss something. Several peers may have to help."""
     held = want.held
-    while unknown := _unknown(want):
+    while unknown := await trio.to_thread.run_sync(_unknown, want):
 
         async def ask(session: Session, unknown: Runs = unknown) -> int:
             request = LeavesRequest(root=held.root, sections=tuple(_first(held, unknown)))

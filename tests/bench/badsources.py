@@ -175,7 +175,8 @@ class BadSource:
             nodes *= 1000
         header = len(lure.header)
         length = header + len(nodes) + (32 << 15 if lure.lie == "endless" else 0)
-        await stream.write_frame(encode(Shape(length=length, header=header)))
+        shape = Shape(length=length, header=header, size=SIZE, layout="safetensors")
+        await stream.write_frame(encode(shape))
         body = lure.header + nodes
         await stream.write(body[: len(body) // 2] if lure.lie == "cut" else body)
 

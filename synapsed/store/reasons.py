@@ -13,5 +13,10 @@ REPLICA = "replica"
 WATCHED = "watched"
 """Others have it, and we watch over its copies: only its manifest and headers are here."""
 
+FOUND = "found"
+"""It was here when state.db was lost: the owner removes it, not we."""
+
+HEADERS_ONLY = frozenset((WATCHED,))
+"""These keep of a model's files the safetensors headers, and no tensor."""
 FOR_OTHERS = frozenset((REPLICA, WATCHED))
 """What is here for these alone is not the owner's, and has a share of the quota (replicas.py)."""
