@@ -77,8 +77,15 @@ class Spans:
     def __iter__(self) -> Iterator[Run]:
         return zip(self._starts, self._stops, strict=True)
 
+    def __len__(self) -> int:
+        """How many runs."""
+        return len(self._starts)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Spans) and list(self) == list(other)
+        return isinstance(other, Spans) and (self._starts, self._stops) == (
+            other._starts,
+            other._stops,
+        )
 
     __hash__ = None  # type: ignore[assignment]  # compared by value, never a key
 

@@ -6,7 +6,8 @@ caller keeps a session with each peer, tells what the peer has (`heard`), asks f
 not (`failed`). All of it at a time `now`, in seconds of any steady clock.
 
 1. *Rarest first* (BitTorrent; Cohen 2003): chunks that the fewest partial holders have come
-   first. Equally rare ones in an order of our own, so that newcomers do not all start alike.
+   first. Equally rare ones in an order of our own, so that newcomers do not all start alike, nor
+   two pulls of one daemon: each finds here what the other has brought (`found`).
 2. *Size by speed*: a run is what the peer sends in RUN_SECONDS, and smaller near the end, so
    that all peers finish together (guided self-scheduling, Polychronopoulos and Kuck 1987).
 3. *Near first*: a peer elsewhere is not asked for what one on the local network has.
@@ -48,7 +49,8 @@ SCAN_BUDGET = 512
 """Chunks whose turn is considered for one request: more would stall the loop, and after so many
 that are others' turn, waiting is cheaper."""
 SCAN_SECONDS = 40e-6
-"""Of looking again for each pending chunk, so that looking takes a hundredth of the time."""
+"""Of looking again for each pending chunk and each run that a peer says it has, so that looking
+takes a hundredth of the time, whatever peers say."""
 
 
 class Schedule:
@@ -59,9 +61,15 @@ class Schedule:
         me: bytes,
         files: Sequence[tuple[bytes, Layout]],
         wanted: Sequence[Sequence[Run]],
+        *,
+        order: int = 0,
     ) -> None:
-        """`files` are (root, layout); `wanted[i]` are the runs of missing leaves of file i."""
+        """`files` are (root, layout); `wanted[i]` are the runs of missing leaves of file i.
+
+        Schedules of one daemon that run at a time have another `order` each: rule 1.
+        """
         self.me = me
+        self._seed = (int.from_bytes(me[-8:], "big") | 1) + 2 * order
         self.peers: dict[bytes, Peer] = {}
         self.left_bytes = 0
         self._files = list(files)
@@ -80,6 +88,7 @@ class Schedule:
         self._noise = {k: self._noise_of(k) for k in self._todo}
         self._order: list[int] = []
         self._order_at = float("-inf")
+        self._order_cost = 0
         self._dirty = True
         self._turns: dict[tuple[int, bool, bool], int] = {}
         self._costs: dict[tuple[int, bytes], tuple[int, bytes]] = {}
@@ -135,6 +144,14 @@ class Schedule:
         if run.next == run.hi:
             peer.runs.remove(run)
         peer.sampled(stop - start, now)
+
+    def found(self, file: int, leaf: int) -> bool:
+        """`leaf` came from somewhere else; whether it was lacking."""
+        lacked = not self.have(file, leaf)
+        if lacked:
+            start, stop = self._files[file][1].leaf_span(leaf)
+            self._settle(file, leaf, stop - start)
+        return lacked
 
     def have(self, file: int, leaf: int) -> bool:
         """Whether `leaf` is not lacking (any more): a copy of it may be thrown away."""
@@ -313,18 +330,27 @@ class Schedule:
 
     def _noise_of(self, number: int) -> int:
         """Our own order of equally rare chunks: runs of four stay together (a tile)."""
-        seed = int.from_bytes(self.me[-8:], "big") | 1
-        return (number // 4 + 1) * 0x9E3779B97F4A7C15 * seed & 0xFFFFFFFFFFFFFFFF
+        return (number // 4 + 1) * 0x9E3779B97F4A7C15 * self._seed & 0xFFFFFFFFFFFFFFFF
 
     def _sort(self, now: float) -> None:
-        if not self._dirty or now - self._order_at < SCAN_SECONDS * len(self._order):
+        if not self._dirty or now - self._order_at < SCAN_SECONDS * self._order_cost:
             return
         self._dirty, self._order_at = False, now
         counts = self._counts()
+        self._order_cost = len(self._todo) + self._spans_said()
         self._order = sorted(
             (number for number, mask in self._todo.items() if mask),
             key=lambda number: (counts[number], self._noise[number], number),
         )
+
+    def _spans_said(self) -> int:
+        partial = (
+            spans
+            for peer in self.peers.values()
+            for file, spans in peer.held.items()
+            if not peer.complete[file]
+        )
+        return sum(map(len, partial))
 
     def _counts(self) -> list[int]:
         """How many partial holders have each chunk; complete ones have all alike."""

@@ -15,6 +15,7 @@ from simnet import report
 from simnet.run import Result, run_scenario
 from simnet.scenario import Scenario
 from simnet.scenarioload import ScenarioError, load
+from synapsed.supervise import leaves
 
 EXIT_KEPT, EXIT_BROKEN, EXIT_USAGE = 0, 1, 2
 
@@ -27,13 +28,21 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(arguments.scenario)
     try:
         scenario = load(path)
-        out = Path(arguments.out or Path("demo-out") / path.stem).resolve()
-        result = trio.run(_run, scenario, path, out, arguments)
     except ScenarioError as error:
         print(f"simnet: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except KeyboardInterrupt:
-        return EXIT_BROKEN
+    out = Path(arguments.out or Path("demo-out") / path.stem).resolve()
+    result: Result | None = None
+    refused = False
+    try:
+        result = trio.run(_run, scenario, path, out, arguments)
+    except* ScenarioError as group:
+        refused = True
+        print(*(f"simnet: {leaf}" for leaf in leaves(group)), sep="\n", file=sys.stderr)
+    except* KeyboardInterrupt:
+        print("simnet: interrupted; every daemon has ended", file=sys.stderr)
+    if result is None:
+        return EXIT_USAGE if refused else EXIT_BROKEN
     report.write(result, out)
     if arguments.json:
         print(msgspec.json.encode(result).decode())

@@ -24,7 +24,6 @@ from synapsed.net import MemoryTable, Net, NetSettings, PeerBook, Stream, Verdic
 from synapsed.store import Store
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.serve import BlockServer
-from synapsed.transfer.talk import Stream
 
 QUOTA = 4 << 30
 REPEAT_S = 5.0

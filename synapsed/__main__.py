@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         "--bootstrap", metavar="ADDR", action="append", help="a peer to dial first; repeatable"
     )
     init.add_argument(
+        "--listen", metavar="ADDR", action="append", help="where to listen, if not on port 4817"
+    )
+    init.add_argument(
         "--force", action="store_true", help="write the config anew (the identity always stays)"
     )
     init.set_defaults(command=_init)
@@ -87,6 +90,7 @@ def _init(arguments: argparse.Namespace) -> int:
         "network": arguments.network,
         "profile": arguments.profile,
         "net.bootstrap": arguments.bootstrap,
+        "net.listen": arguments.listen,
     }
     given = {key: value for key, value in options.items() if value is not None}
     for line in initialise(places, given, force=arguments.force):

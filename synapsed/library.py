@@ -14,11 +14,8 @@ import trio
 
 from protocols.announcement import Body, ProposalBody, kind_of_body
 from protocols.cid import cid_of, cid_text
-from protocols.manifest import (
-    ExpertManifest,
-    ModelManifest,
-    encode_manifest,
-)
+from protocols.errors import SynapseError
+from protocols.manifest import ExpertManifest, ModelManifest, encode_manifest
 from protocols.peerid import peer_id_text
 from protocols.shelf import Entry, Holding
 from synapsed import models as library
@@ -28,13 +25,14 @@ from synapsed.control.api import Report
 from synapsed.control.problems import BusyError, PausedError, UnknownError
 from synapsed.overview import announcement_info
 from synapsed.parts import Parts
+from synapsed.store.reasons import OWNER, PUBLISHED, PULLED
 from synapsed.transfer.plan import Part
 from synapsed.transfer.progress import PullProgress, PullReport
 
 T = TypeVar("T")
 
-PULLED, OWNER, PUBLISHED, REPLICA = "pulled", "user", "published", "replica"
-"""Why something is pinned; `imported` is in models/imports.py."""
+NOTHING_TO_KEEP = (library.UnknownPartError, library.NotAModelManifestError)
+"""Errors of a pull of what there is not: unlike one that was stopped, it is not gone on with."""
 
 
 class Library:
@@ -52,20 +50,24 @@ class Library:
 
     async def model(self, cid: bytes) -> shapes.ModelDetail:
         """One of them; UnknownError."""
-        return await _thread(self._detail, self._known(cid))
+        self._known(cid)
+        # The catalog and the replicator belong to this thread, the disk to others.
+        holders = [self._holder(cid, it) for it in self._parts.catalog.catalog.holders(cid)]
+        short = self._parts.replicator.standing(cid).short
+        return await _thread(self._detail, cid, holders, short)
 
-    def _detail(self, cid: bytes) -> shapes.ModelDetail:
-        parts = self._parts
-        state = library.model_state(parts.store, cid)
-        standing = parts.replicator.standing(cid)
-        layouts = library.layouts_of(parts.store, state.manifest)
+    def _detail(
+        self, cid: bytes, holders: list[shapes.HolderInfo], short: int
+    ) -> shapes.ModelDetail:
+        state = library.model_state(self._parts.store, cid)
+        layouts = library.layouts_of(self._parts.store, state.manifest)
         return shapes.ModelDetail(
             model=_info(state),
             file_list=[_file_info(file) for file in state.files],
             expert_list=self._experts(cid, state.manifest),
-            holders=[self._holder(cid, holding) for holding in parts.catalog.catalog.holders(cid)],
+            holders=holders,
             tiles=sum(layout.tile_count for layout in layouts if layout is not None),
-            under_replicated=standing.short,
+            under_replicated=short,
         )
 
     def _experts(self, cid: bytes, manifest: ModelManifest) -> list[shapes.ExpertInfo]:
@@ -110,7 +112,7 @@ class Library:
 
         store = self._parts.store
         found = await _thread(partial(library.import_model, store, path, name, say))
-        self._wanted_again(found.cid)
+        await self._wanted_again(found.cid)
         self._parts.shards.changed(found.cid, at_once=True)
         size = sum(ref.size for ref in found.manifest.files)
         self._parts.bus.emit("model.imported", model=cid_text(found.cid), bytes=size)
@@ -137,38 +139,60 @@ class Library:
         self._parts.bus.emit(
             "pull.done", model=cid_text(cid), bytes=done.fetched, seconds=round(done.seconds, 3)
         )
-        return self._pull_result(cid, done)
+        return await _thread(self._pull_result, cid, done)
 
     async def _pull(self, cid: bytes, part: Part, report: Report) -> PullReport:
         parts = self._parts
-        self._wanted_again(cid)
+        await self._wanted_again(cid)
         parts.bus.emit("pull.started", model=cid_text(cid))
+        model: bytes | None = None
+        looked = False
 
         def say(now: PullProgress) -> None:
+            nonlocal model, looked
             report(
                 shapes.Progress(
                     "pull", now.done, now.total, now.tiles_done, now.tiles_total, len(now.rates)
                 )
             )
-            parts.shards.changed(self._model_of(cid))
+            if not looked:
+                looked, model = True, self._model_of(cid)
+                self._announce(model, at_once=True)
+            self._announce(model)
 
-        parts.shards.changed(self._model_of(cid), at_once=True)
-        await _thread(parts.store.pin, cid, PULLED)
+        fresh = await _thread(self._pin, cid, PULLED)
         try:
             done = await parts.puller.pull(cid, part, progress=say)
+        except SynapseError as error:
+            if fresh and (isinstance(error, NOTHING_TO_KEEP) or not parts.store.has_block(cid)):
+                await _thread(parts.store.unpin, cid, PULLED)
+            raise
         finally:
-            parts.shards.changed(self._model_of(cid), at_once=True)
-        if part.whole and isinstance(parts.store.manifest_of(cid), ModelManifest):
+            self._announce(model, at_once=True)
+        if part.whole and model == cid:
             await _thread(library.put_experts, parts.store, cid)
         return done
 
-    def _model_of(self, cid: bytes) -> bytes:
-        """The model that `cid` is, or whose expert it is."""
-        manifest = self._parts.store.manifest_of(cid)
-        return manifest.model if isinstance(manifest, ExpertManifest) else cid
+    def _pin(self, cid: bytes, reason: str) -> bool:
+        """Whether it was not pinned for this reason before."""
+        store = self._parts.store
+        before = (cid, reason) in store.pins()
+        store.pin(cid, reason)
+        return not before
 
-    def _wanted_again(self, cid: bytes) -> None:
-        self._parts.declined.delete(cid)
+    def _announce(self, model: bytes | None, *, at_once: bool = False) -> None:
+        if model is not None:
+            self._parts.shards.changed(model, at_once=at_once)
+
+    def _model_of(self, cid: bytes) -> bytes | None:
+        """The model that `cid` is, or whose expert it is: what shards are announced of."""
+        manifest = self._parts.store.manifest_of(cid)
+        if isinstance(manifest, ExpertManifest):
+            return manifest.model
+        return cid if isinstance(manifest, ModelManifest) else None
+
+    async def _wanted_again(self, cid: bytes) -> None:
+        await self._parts.replicas.declined.discard(cid)
         self._parts.replicator.holders_changed(cid)
 
     def _pull_result(self, cid: bytes, done: PullReport) -> shapes.PullResult:
@@ -210,23 +234,34 @@ class Library:
 
     async def pin(self, cid: bytes) -> shapes.ModelInfo:
         """Keep it through `gc`."""
-        library.model_manifest(self._parts.store, self._known(cid))
+        state = await _thread(self._pinned, self._known(cid))
+        await self._wanted_again(cid)
+        self._announce(cid, at_once=True)
+        return _info(state)
+
+    def _pinned(self, cid: bytes) -> library.ModelState:
+        library.model_manifest(self._parts.store, cid)
         self._parts.store.pin(cid, OWNER)
-        self._wanted_again(cid)
-        return _info(await _thread(library.model_state, self._parts.store, cid))
+        return library.model_state(self._parts.store, cid)
 
     async def unpin(self, cid: bytes) -> shapes.ModelInfo:
         """Let `gc` take it."""
-        library.model_manifest(self._parts.store, self._known(cid))
-        self._parts.store.unpin(cid)
-        return _info(await _thread(library.model_state, self._parts.store, cid))
+        state = await _thread(self._unpinned, self._known(cid))
+        self._announce(cid, at_once=True)
+        return _info(state)
+
+    def _unpinned(self, cid: bytes) -> library.ModelState:
+        library.model_manifest(self._parts.store, cid)
+        library.unpin_model(self._parts.store, cid)
+        return library.model_state(self._parts.store, cid)
 
     async def remove(self, cid: bytes) -> shapes.Removed:
         """Forget a model at once, pinned by the user or not, and withdraw its announcement."""
         parts = self._parts
         self._known(cid)
-        parts.declined.put(cid, b"")
+        await parts.replicas.declined.add(cid)
         parts.replicator.holders_changed(cid)
+        await parts.puller.stop(cid)
         freed = await _thread(library.remove_model, parts.store, cid)
         parts.shards.changed(cid, at_once=True)
         parts.bus.emit("model.removed", model=cid_text(cid), freed=freed)
@@ -319,6 +354,7 @@ def _info(state: library.ModelState) -> shapes.ModelInfo:
         held=state.held,
         complete=state.complete,
         pinned=bool(state.pinned),
+        reasons=sorted(state.pinned),
         files=len(state.files),
         experts=state.experts,
     )

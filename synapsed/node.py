@@ -3,7 +3,8 @@
     store ── catalog ─┐            gossip, reconciliation
       │      liveness ├── net      heartbeats
       │      puller ──┘            streams of blocks, both ways
-      └───── shards, replicator    what we announce, and what is repaired
+      ├───── shards                what we announce
+      └───── replicator, replicas  what is repaired, and how much of it is kept for others
 
 Read next: driver.py for how a protocol's machine is carried out, parts.py for the list of parts,
 overview.py and library.py for what the control socket asks of them.
@@ -22,9 +23,9 @@ from synapsed.catalog_service import CatalogService
 from synapsed.config import Config, Loaded
 from synapsed.control.meters import MessageMeter
 from synapsed.control.server import serve_control
-from synapsed.events import EventBus
+from synapsed.events import Event, EventBus
 from synapsed.keys import Identity
-from synapsed.library import REPLICA, Library
+from synapsed.library import Library
 from synapsed.liveness_service import LivenessService
 from synapsed.looplag import LoopLag
 from synapsed.net import Net, NetSettings, PeerBook, open_net
@@ -32,6 +33,7 @@ from synapsed.overview import AGENT, Overview
 from synapsed.parts import Parts
 from synapsed.paths import Paths
 from synapsed.reach import Reach
+from synapsed.replicas import Declined, Replicas
 from synapsed.replicator import Replicator
 from synapsed.shards import Shards
 from synapsed.sources import CatalogSources
@@ -119,29 +121,22 @@ def compose(
         bus.emit,
         agent=AGENT,
         interval=float(config.liveness.interval),
-        counters=lambda: _counters(config, store, uploads),
+        counters=lambda: _counters(config, store, uploads, puller, replicas),
         learned=net.learned,
     )
-    sources = CatalogSources(catalog, net, store, liveness.is_alive)
+    sources = CatalogSources(catalog, net, liveness.is_alive)
     puller = Puller(
         identity.peer_id, store, reach, sources, blame=net.blame, credit=net.book.transferred
     )
-    declined = store.table("declined")
     shards = _shards(store, catalog, puller)
-
-    def repaired(model: bytes) -> None:
-        store.pin(model, REPLICA)
-        shards.changed(model, at_once=True)
-
+    replicas = Replicas(store, Declined(store.table("declined")), shards.changed)
     replicator = Replicator(
         identity.peer_id,
         _replication_settings(config),
         puller,
+        replicas,
         holders=catalog.catalog.holders,
         room=lambda: _room(liveness),
-        declined=lambda model: declined.get(model) is not None,
-        repaired=repaired,
-        moved=shards.changed,
         blame=net.blame,
         tell=bus.emit,
     )
@@ -155,7 +150,6 @@ def compose(
         meter=MessageMeter(),
         lag=lag,
         store=store,
-        declined=declined,
         net=net,
         reach=reach,
         catalog=catalog,
@@ -164,13 +158,17 @@ def compose(
         puller=puller,
         pulls=trio.CapacityLimiter(config.limits.max_pulls),
         shards=shards,
+        replicas=replicas,
         replicator=replicator,
     )
 
 
-def _counters(config: Config, store: Store, uploads: Uploads) -> Counters:
-    """What our heartbeats say of us."""
-    free = max(0, store.quota.limit - store.quota.used) if config.replication.hold else 0
+def _counters(
+    config: Config, store: Store, uploads: Uploads, puller: Puller, replicas: Replicas
+) -> Counters:
+    """What our heartbeats say of us: no room for others where we would not repair."""
+    repairs = _replication_settings(config).hold and not puller.paused
+    free = replicas.free if repairs else 0
     return Counters(held=store.quota.used, free=free, upload=uploads.rate)
 
 
@@ -202,6 +200,7 @@ def _shards(store: Store, catalog: CatalogService, puller: Puller) -> Shards:
 async def _run(parts: Parts, ready: Callable[[], None], stop: trio.Event) -> None:
     """Run all services until `stop`, then say goodbye."""
     parts.catalog.on_changed.append(lambda kind, subject: _catalog_changed(parts, kind, subject))
+    parts.bus.observe(lambda event: _store_changed(parts, event))
     server = BlockServer(parts.store, parts.uploads, parts.puller, parts.net.blame)
     parts.net.serve(blocks.PROTOCOL, server.handle, MAX_STREAMS_PER_PEER)
     services: dict[str, Callable[[], Awaitable[None]]] = {
@@ -209,6 +208,7 @@ async def _run(parts: Parts, ready: Callable[[], None], stop: trio.Event) -> Non
         "liveness": parts.liveness.run,
         "uploads": parts.uploads.run,
         "shards": parts.shards.run,
+        "replicas": parts.replicas.run,
         "replicator": parts.replicator.run,
         "meter": lambda: _meter(parts),
     }
@@ -244,3 +244,8 @@ async def _meter(parts: Parts) -> None:
                 parts.meter.count("in" if direction == "in" else "out", kind, new)
         seen = totals
         await trio.sleep(METER_SECONDS)
+
+
+def _store_changed(parts: Parts, event: Event) -> None:
+    if event.kind == "store.damaged":  # less is here than we have announced
+        parts.shards.all_changed()

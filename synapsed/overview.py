@@ -61,7 +61,7 @@ class Overview:
             connected=len(parts.net.peers()),
             target_peers=parts.loaded.config.net.target_peers,
             live=len(parts.liveness.alive()),
-            announcements=len(parts.catalog.catalog.entries()),
+            announcements=sum(parts.catalog.catalog.counts().values()),
             models=len(parts.catalog.catalog.models()),
             store=self._store_use(),
             messages_per_second=parts.meter.rate(),
@@ -85,16 +85,13 @@ class Overview:
         parts = self._parts
         peers = parts.net.peers()
         counts, totals = parts.bus.counts, parts.net.counters
-        catalog: dict[str, int] = {}
-        for entry in parts.catalog.catalog.entries():
-            catalog[entry.kind] = catalog.get(entry.kind, 0) + 1
         return shapes.Counters(
             connected_in=sum(peer.direction == "inbound" for peer in peers),
             connected_out=sum(peer.direction == "outbound" for peer in peers),
             live=len(parts.liveness.alive()),
             bytes_received=totals["bytes_received"],
             bytes_sent=totals["bytes_sent"],
-            catalog=catalog,
+            catalog=parts.catalog.catalog.counts(),
             store=self._store_use(),
             pulls_active=parts.puller.active,
             pulls_done=counts.get("pull.done", 0),

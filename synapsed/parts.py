@@ -13,16 +13,17 @@ from synapsed.looplag import LoopLag
 from synapsed.net import Net
 from synapsed.paths import Paths
 from synapsed.reach import Reach
+from synapsed.replicas import Replicas
 from synapsed.replicator import Replicator
 from synapsed.shards import Shards
-from synapsed.store import Store, Table
+from synapsed.store import Store
 from synapsed.tally import Tally
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What node.py composes and facade.py answers from."""
+    """What node.py composes, and overview.py and library.py answer from."""
 
     loaded: Loaded
     paths: Paths
@@ -33,8 +34,6 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     meter: MessageMeter
     lag: LoopLag
     store: Store
-    declined: Table
-    """Models that the owner removed: repair does not bring them back."""
     net: Net
     reach: Reach
     catalog: CatalogService
@@ -44,4 +43,5 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     pulls: trio.CapacityLimiter
     """The owner's pulls at a time; repairs have a limit of their own."""
     shards: Shards
+    replicas: Replicas
     replicator: Replicator

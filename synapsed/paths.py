@@ -128,6 +128,19 @@ def find(home: str | Path | None, config: str | Path | None, env: Mapping[str, s
         return Paths(Path(config or top / "config.toml").absolute(), top, top, is_home=True)
     dirs = platformdirs.PlatformDirs(APP, appauthor=False)
     config_file = Path(config) if config else dirs.user_config_path / "config.toml"
-    # Without a session manager there is no runtime folder: the socket then lies with the data.
-    runtime = dirs.user_runtime_path if env.get("XDG_RUNTIME_DIR") else dirs.user_data_path
+    runtime = _session_folder(env) or dirs.user_data_path
     return Paths(config_file.absolute(), dirs.user_data_path, runtime)
+
+
+def _session_folder(env: Mapping[str, str]) -> Path | None:
+    """Below XDG_RUNTIME_DIR. None, so that the socket lies with the data, where it is not usable.
+
+    Without a session manager there is none, and `sudo -E` leaves that of another user.
+    """
+    top = env.get("XDG_RUNTIME_DIR", "")
+    try:
+        status = os.stat(top)
+    except (OSError, ValueError):
+        return None
+    is_ours = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return Path(top, APP).absolute() if is_ours and stat.S_ISDIR(status.st_mode) else None

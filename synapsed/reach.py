@@ -4,16 +4,21 @@ The net keeps a handful of connections; a pull, a probe or a ping may need a pee
 What is dialled here stays connected as long as the net finds it worth keeping.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
 from protocols.peerid import peer_id_text
-from synapsed.net import Net, PeerUnreachableError, Stream
+from synapsed.net import AddressError, Net, PeerUnreachableError, Stream
+from synapsed.transfer.serve import MAX_STREAMS_PER_PEER
 
 DIAL_SECONDS = 10.0
 """For all addresses of one peer: a handshake over a satellite link takes 5."""
+MAX_STREAMS = MAX_STREAMS_PER_PEER - 2
+"""That we open to one peer: with more it would reset some, and we would hold that against it.
+Two are left for those that it has not yet seen us end."""
 
 
 class Reach:
@@ -22,13 +27,22 @@ class Reach:
     def __init__(self, net: Net) -> None:
         self._net = net
         self._dialling: dict[bytes, trio.Event] = {}
+        self._open: Counter[bytes] = Counter()
 
     @asynccontextmanager
     async def open_stream(self, peer: bytes, protocol: str) -> AsyncIterator[Stream]:
         """A stream to `peer`. Raises PeerUnreachableError and what the net raises."""
         await self.connect(peer)
-        async with self._net.open_stream(peer, protocol) as stream:
-            yield stream
+        if self._open[peer] >= MAX_STREAMS:
+            raise self._unreachable(peer, f"{MAX_STREAMS} streams to it are open")
+        self._open[peer] += 1
+        try:
+            async with self._net.open_stream(peer, protocol) as stream:
+                yield stream
+        finally:
+            self._open[peer] -= 1
+            if not self._open[peer]:
+                del self._open[peer]
 
     async def connect(self, peer: bytes) -> None:
         """Be connected to `peer` at one of the addresses that are known; PeerUnreachableError."""
@@ -52,7 +66,7 @@ class Reach:
         for addr in self._net.book.record(peer).addrs:
             try:
                 await self._net.connect(addr)
-            except PeerUnreachableError as error:
+            except (PeerUnreachableError, AddressError) as error:
                 why = error.message
             else:
                 return

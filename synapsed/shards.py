@@ -3,17 +3,23 @@
 Whoever changes what is held says `changed(model)`; one task looks at what is there and announces
 it, at most once in SETTLE_SECONDS, since each announcement costs every daemon some CPU.
 What must be known sooner is asked for: pullers poll each other (protocols/blocks.py, Have).
+
+Only what is pinned is announced, whole or in part. The headers of models that we watch over are
+here too, and if everybody announced those, no model would ever vanish.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 
 import trio
 
 from protocols.announcement import ShardBody, clip_runs
-from protocols.errors import SynapseError
-from protocols.manifest import ModelManifest
-from synapsed.models import held_tiles
+from protocols.cid import cid_text
+from protocols.errors import LimitError, SynapseError
+from synapsed.models import held_tiles, promised
 from synapsed.store import Store
+
+log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 5.0
 """Between two announcements of one model that is being pulled."""
@@ -43,6 +49,7 @@ class Shards:
         self._settle = settle
         self._due: dict[bytes, float] = {}
         self._said: dict[bytes, tuple[tuple[int, int], ...] | None] = {}
+        self._look_at_all = False
         self._wake = trio.Event()
 
     def changed(self, model: bytes, *, at_once: bool = False) -> None:
@@ -56,17 +63,19 @@ class Shards:
 
         `said` are models that an earlier run of the daemon announced.
         """
-        known = {cid for cid in self._store.list_blocks() if self._is_model(cid)}
-        for model in sorted(known.union(self._said, said)):
+        for model in {*said, *self._said}:
             self.changed(model, at_once=True)
-
-    def _is_model(self, cid: bytes) -> bool:
-        return isinstance(self._store.manifest_of(cid), ModelManifest)
+        self._look_at_all = True
+        self._wake.set()
 
     async def run(self) -> None:
         """Announce what is due, until cancelled."""
         while True:
             self._wake = trio.Event()
+            if self._look_at_all:
+                self._look_at_all = False
+                for model in sorted(await trio.to_thread.run_sync(promised, self._store)):
+                    self.changed(model, at_once=True)
             now = trio.current_time()
             for model in [model for model, when in self._due.items() if when <= now]:
                 del self._due[model]
@@ -77,7 +86,7 @@ class Shards:
 
     def _tiles(self, model: bytes) -> tuple[tuple[int, int], ...]:
         try:
-            runs = held_tiles(self._store, model)
+            runs = held_tiles(self._store, model) if model in promised(self._store) else []
         except SynapseError:
             return ()  # its manifest is not here (any more)
         return clip_runs((start, start + count) for start, count in runs)
@@ -86,7 +95,10 @@ class Shards:
         saying = tiles if tiles or self._wanted(model) else None
         if saying is not None:
             # Said again even if it is the same: after a restart the catalog knows best.
-            self._announce(ShardBody(model=model, tiles=saying))
+            try:
+                self._announce(ShardBody(model=model, tiles=saying))
+            except LimitError as error:
+                log.warning("model %s is not announced: %s", cid_text(model), error)
         elif self._said.get(model, ()) is not None:
             self._withdraw(model)
         self._said[model] = saying

@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from protocols.announcement import AdapterBody, KernelBody
-from protocols.cid import cid_of, cid_text
+from protocols.cid import cid_of, cid_text, parse_cid
 from protocols.codec import encode
 from protocols.errors import NotHeldError
 from protocols.manifest import FileRef, encode_manifest
@@ -222,7 +222,7 @@ class MemoryNode:
         return [
             entry
             for entry in self.catalog.values()
-            if kind in (None, entry.kind) and subject in (None, entry.subject)
+            if kind in (None, entry.kind) and subject in (None, parse_cid(entry.subject))
         ]
 
     async def publish(self, draft: shapes.Draft) -> shapes.AnnouncementInfo:
@@ -264,6 +264,22 @@ class MemoryNode:
         self.catalog[found.id] = found
         self.bus.emit("announcement.published", id=found.id)
         return found
+
+    def announce_shard(self, subject: str) -> str:
+        """As if FRIEND held a model; the model's CID again."""
+        found = shapes.AnnouncementInfo(
+            id=cid_text(cid_of(subject.encode())),
+            kind="shard",
+            issuer=FRIEND,
+            subject=subject,
+            seq=len(self.catalog),
+            issued=time.time(),
+            expires=time.time() + 3600,
+            own=False,
+            body={"tiles": [[0, 3]]},
+        )
+        self.catalog[found.id] = found
+        return subject
 
     async def withdraw(self, announcement: bytes) -> shapes.AnnouncementInfo:
         found = self.catalog.pop(cid_text(announcement), None)
@@ -443,6 +459,7 @@ def _info(state: library.ModelState) -> shapes.ModelInfo:
         pinned=bool(state.pinned),
         files=len(state.files),
         experts=state.experts,
+        reasons=state.pinned,
     )
 
 

@@ -1,6 +1,7 @@
 """Every command of synapsectl, as a process of its own, against a served node."""
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -23,6 +24,9 @@ from tests.control_fixtures import (  # noqa: F401
     run_cli,
 )
 from tests.control_node import FRIEND, write_model
+
+PROSE = {"was", "is", "lists", "drives"}
+"""What follows the word synapsectl in prose, where no command is meant."""
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
 
@@ -51,6 +55,7 @@ READS = {
     ("ping", FRIEND[:14]): Pings,
     ("connect", f"/ip4/10.0.0.2/tcp/4817/p2p/{FRIEND}"): models.PeerInfo,
     ("model", "ls"): models.Models,
+    ("model", "ls", "--all"): models.Models,
     ("announcements",): models.Announcements,
     ("announcements", "--kind", "kernel"): models.Announcements,
     ("events",): models.Events,
@@ -261,7 +266,7 @@ async def test_what_people_see_fits_eighty_columns_and_is_clean(daemon, tmp_path
 
     async def check(*arguments: str) -> None:
         async with limiter:
-            ran = await daemon.run(*arguments)
+            ran = await daemon.run(*arguments, COLUMNS="80")
         assert (ran.code, ran.err) == (0, ""), (arguments, ran.err)
         assert ran.out.strip(), arguments
         assert "\x1b" not in ran.out, arguments
@@ -274,6 +279,7 @@ async def test_what_people_see_fits_eighty_columns_and_is_clean(daemon, tmp_path
             ("status",),
             ("peers", "--all"),
             ("model", "ls"),
+            ("model", "ls", "--all"),
             ("model", "show", "a" * 60),
             ("announcements",),
             ("limits",),
@@ -287,6 +293,56 @@ async def test_what_people_see_fits_eighty_columns_and_is_clean(daemon, tmp_path
             ("model", "pull", "--help"),
         ):
             nursery.start_soon(check, *arguments)
+
+
+async def test_in_a_pipe_a_row_is_one_line(daemon, tmp_path):
+    name = "a" * 100
+    await daemon.run("model", "import", str(write_model(tmp_path / "mixture")), "--name", name)
+    listed = await daemon.run("model", "ls")
+    assert [name in line for line in listed.out.splitlines()] == [False, True]
+
+
+async def test_models_of_others_are_listed_only_where_asked_for(daemon, origin, big, tmp_path):
+    """Their manifests come here to be looked after; nothing of them is held."""
+    daemon.node.store.put_block(origin.get_block(big))
+    unknown = daemon.node.announce_shard("bafyrei" + "b" * 51 + "a")
+    daemon.node.announce_shard(cid_text(big))
+    empty = await daemon.run("model", "ls")
+    assert "synapsectl model ls --all" in empty.out
+    assert (await daemon.run("model", "ls", "--json")).json == {"models": []}
+
+    await daemon.run("model", "import", str(write_model(tmp_path / "ours")), "--name", "zebra")
+    assert len((await daemon.run("model", "ls")).out.splitlines()) == 2
+    every = (await daemon.run("model", "ls", "--all")).out.splitlines()
+    rows = [line.split() for line in every]
+    assert rows[0] == ["MODEL", "NAME", "SIZE", "HELD", "EXPERTS", "HOLDERS", "PINNED"]
+    # Ours first, then others' by name, then those of which only the id is known.
+    assert [row[1] for row in rows[1:]] == ["zebra", "big", "?"]
+    assert rows[1][4:] == ["100", "%", "4", "0", "imported"]
+    assert rows[2][4:] == ["0.0", "%", "0", "1", "no"]  # its config.json is ours, too
+    assert rows[3] == [unknown[:16], "?", "?", "-", "?", "1", "no"]
+    known = await daemon.run("model", "ls", "--all", "--json")
+    assert {model["name"] for model in known.json["models"]} == {"zebra", "big"}
+
+
+async def test_announcements_say_what_they_are_about(daemon, origin, big):
+    daemon.node.store.put_block(origin.get_block(big))
+    daemon.node.announce_shard(cid_text(big))
+    await daemon.run("announce", "proposal", "-", stdin=b'{"title": "more light"}')
+    listed = await daemon.run("announcements")
+    assert "  big  " in listed.out
+    assert "  more light  " in listed.out
+    for subject in ("big", cid_text(big)[:12], cid_text(big)):
+        found = await daemon.run("announcements", "--subject", subject, "--json")
+        assert [entry["kind"] for entry in found.json["announcements"]] == ["shard"], subject
+
+
+async def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(daemon, tmp_path):
+    await daemon.run("model", "import", str(write_model(tmp_path / "MiniLM-L6")))
+    for nearly in ("minilm", "MiniLM-L66"):
+        ran = await daemon.run("model", "show", nearly)
+        assert ran.code == 1
+        assert "did you mean 'MiniLM-L6'?" in ran.err
 
 
 async def test_the_daemon_is_found_by_its_home_or_its_config(daemon, tmp_path):
@@ -308,6 +364,34 @@ async def test_the_daemon_is_found_by_its_home_or_its_config(daemon, tmp_path):
         "status", SYNAPSED_HOME=nowhere, SYNAPSED_CONTROL__SOCKET=str(daemon.socket)
     )
     assert found.code == 0
+
+
+async def test_the_daemon_is_found_from_where_its_environment_is_not(daemon, tmp_path):
+    """systemd's daemon has its socket in the session's folder; cron knows only the home."""
+    data, run = tmp_path / "data" / "synapsed", tmp_path / "run" / "synapsed"
+    env = {
+        "SYNAPSED_HOME": "",
+        "XDG_DATA_HOME": str(data.parent),
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    for folder in (data, run):
+        folder.mkdir(parents=True)
+        folder.parent.chmod(0o700)
+    missing = await daemon.run("status", "--json", **env, XDG_RUNTIME_DIR=str(run.parent))
+    assert missing.code == 3
+    assert str(run) in missing.json["message"]
+    (data / "control.sock").symlink_to(daemon.socket)
+    assert (await daemon.run("status", **env, XDG_RUNTIME_DIR=str(run.parent))).code == 0
+    assert (await daemon.run("status", **env, XDG_RUNTIME_DIR="")).code == 0
+
+
+async def test_config_is_shown_without_a_daemon(tmp_path):
+    ran = run_cli("config", "show", "--json", SYNAPSED_HOME=str(tmp_path))
+    assert (ran.code, ran.err) == (0, "")
+    assert same_shape(ran, models.ConfigReport).entries
+    (tmp_path / "config.toml").write_text('network = "two words"\n')
+    ran = run_cli("config", "show", "--json", SYNAPSED_HOME=str(tmp_path))
+    assert (ran.code, ran.json["error"]) == (2, "bad-config")
 
 
 async def test_doctor_works_without_a_daemon_and_fails_where_a_check_fails(daemon, tmp_path):
@@ -335,6 +419,61 @@ def test_completion_completes():
         _SYNAPSECTL_COMPLETE="complete_bash", COMP_WORDS="synapsectl model p", COMP_CWORD="2"
     )
     assert set(ran.out.split()) == {"pull", "pin"}
+
+
+async def test_completion_knows_names_and_ids(daemon, origin, big, tmp_path):
+    node = daemon.node
+    await daemon.run("model", "import", str(write_model(tmp_path / "mixture")))
+    await daemon.run("model", "import", str(tmp_path / "mixture"), "--name", "two words")
+    other = node.announce_shard("bafyrei" + "b" * 51 + "a")
+    await daemon.run("announce", "proposal", "-", stdin=b'{"title": "t"}')
+    own = (await daemon.run("announcements", "--kind", "proposal", "--json")).json
+    node.gate.allow(0)
+    job = (await daemon.run("model", "pull", cid_text(big), "--detach", "--json")).json["job"]
+    held = (await daemon.run("model", "show", "mixture", "--json")).json["model"]["cid"]
+
+    async def complete(*words: str, home: str = "") -> set[str]:
+        ran = await daemon.run(
+            _SYNAPSECTL_COMPLETE="complete_bash",
+            COMP_WORDS=" ".join(("synapsectl", *words)),
+            COMP_CWORD=str(len(words)),
+            **({"SYNAPSED_HOME": home} if home else {}),
+        )
+        assert ran.err == ""
+        return set(ran.out.split())
+
+    assert await complete("model", "show") == {"show"}
+    assert await complete("model", "show", "mix") == {"mixture"}
+    assert await complete("model", "rm", held[:20]) == {held}
+    assert await complete("model", "pull", "bafyreibb") == {other}
+    assert "layer0.expert1" in await complete("model", "pull", "mixture", "--expert", "lay")
+    assert await complete("ping", FRIEND[:12]) >= {FRIEND}
+    assert await complete("withdraw", "baf") == {own["announcements"][0]["id"]}
+    assert await complete("job", "cancel", str(job)) == {str(job)}
+    assert await complete(
+        "--home", str(daemon.folder), "model", "show", "mix", home="/nowhere"
+    ) == {"mixture"}
+    assert await complete("model", "show", "mix", home="/nowhere/at/all") == set()
+
+
+def test_every_command_that_a_remedy_names_is_there():
+    import typer.main
+
+    commands = typer.main.get_command(cli_main.app).commands
+    root = Path(cli_main.__file__).parent.parent
+    named = set()
+    for file in [*root.rglob("*.py"), DOCUMENT, *DOCUMENT.parent.parent.glob("*.md")]:
+        named |= set(re.findall(r"synapsectl ((?:[a-z]+ ?)+)", file.read_text()))
+    checked = 0
+    for words in (each.split() for each in sorted(named)):
+        group = commands.get(words[0])
+        if group is None:
+            assert words[0] in PROSE, words
+            continue
+        inner = getattr(group, "commands", None)
+        assert inner is None or words[1] in inner, words
+        checked += 1
+    assert checked >= 20
 
 
 def test_version_and_help():

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 
 import pytest
 import trio
@@ -58,16 +59,90 @@ def test_no_daemon_is_three(tmp_path):
         ("completion", "tcsh"),
         ("announce", "kernel", "/nowhere/at/all.json"),
         ("--timeout", "soon", "status"),
+        ("status", "--timeout", "nan"),
+        ("completion",),
+        ("limits", "--max-pulls", "0"),
+        ("limits", "--quota", "0"),
+        ("limits", "--upload", "99999999 TB/s"),
+        ("model", "import", ""),
+        ("model", "export", "name", ""),
     ],
 )
 def test_wrong_usage_is_two(arguments):
     ran = run_cli(*arguments)
     assert ran.code == 2
     assert "Traceback" not in ran.err
-    if arguments != ("model",):  # which prints its help
-        ran = run_cli(*arguments, "--json")
-        assert (ran.code, ran.err) == (2, "")
-        assert ran.json["error"] == "usage"
+    # One line that says what is wrong and one that says what to do; or a group's help.
+    assert len(ran.err.splitlines()) == 2 or arguments == ("model",)
+    assert "\N{REPLACEMENT CHARACTER}" not in ran.err
+    assert "Value error" not in ran.err
+    # With --json before the words: a group that is alone takes no options after itself.
+    ran = run_cli("--json", *arguments)
+    assert (ran.code, ran.err) == (2, "")
+    assert ran.json["error"] == "usage"
+
+
+def test_nothing_and_a_group_alone_are_answered_with_their_help():
+    for arguments, has in (((), "  status  "), (("model",), "  import  "), (("job",), "  ls  ")):
+        ran = run_cli(*arguments)
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith("Usage: synapsectl")
+        assert has in ran.err
+
+
+def test_an_endless_timeout_is_a_long_one(tmp_path):
+    ran = run_cli("status", "--timeout", "inf", "--socket", str(tmp_path / "none"))
+    assert ran.code == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        b"HTTP/1.1 500 Oh\r\ncontent-length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n\xff\xff",
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nevent: x\ndata: {}\n\n",
+        b"220 smtp.example.org ESMTP\r\n",
+        b"",
+    ],
+)
+def test_what_is_no_daemon_is_three(tmp_path, answer):
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen(5)
+
+        def talk() -> None:
+            connection, _ = other.accept()
+            connection.recv(4096)
+            connection.sendall(answer)
+            connection.close()
+
+        talking = threading.Thread(target=talk)
+        talking.start()
+        arguments = ("events", "--follow") if b"stream" in answer else ("status",)
+        ran = run_cli(*arguments, "--socket", str(path), "--json")
+        talking.join(10)
+    assert (ran.code, ran.err) == (3, "")
+    assert str(path) in ran.json["message"]
+    assert ran.json["remedy"]
+
+
+def test_bytes_that_are_no_text_are_refused_by_name(tmp_path):
+    name = os.fsdecode(b"\xff\xfe")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "control.sock"))
+        silent.listen(5)
+        for arguments in (
+            ("model", "import", name),
+            ("model", "import", ".", "--name", name),
+            ("events", "--kind", name),
+        ):
+            ran = run_cli(*arguments, "--socket", str(tmp_path / "control.sock"), "--json")
+            assert (ran.code, ran.json["error"]) == (2, "not-text"), arguments
+    # A home may have such a name: nothing of it is sent.
+    assert run_cli("status", "--home", str(tmp_path / name)).code == 3
 
 
 def test_a_stopped_daemon_is_four(tmp_path):
@@ -110,6 +185,7 @@ async def test_failures_are_one(daemon, tmp_path):
         (("ping", "12D3KooWxyz"), "no-such-name"),
         (("job", "cancel", "9"), "unknown"),
         (("connect", "/ip4/1.2.3.4"), "invalid"),
+        (("announcements", "--subject", "nothing"), "no-such-name"),
     ):
         ran = await daemon.run(*arguments, "--json")
         assert (ran.code, ran.json["error"]) == (1, code), arguments
@@ -126,7 +202,8 @@ async def test_a_broken_model_says_what_is_wrong_and_leaves_nothing(daemon, tmp_
     ran = await daemon.run("model", "import", str(source))
     assert ran.code == 1
     assert "gate_proj.weight" in ran.err
-    assert (await daemon.run("model", "ls")).out.strip() == "no models"
+    assert f"{path}: " in ran.err
+    assert (await daemon.run("model", "ls")).out.startswith("no models")
 
 
 async def test_ctrl_c_ends_a_pull_there_and_here(daemon, big):
@@ -139,7 +216,9 @@ async def test_ctrl_c_ends_a_pull_there_and_here(daemon, big):
             await trio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
-        assert b"Traceback" not in await process.stderr.receive_some()
+        said = await process.stderr.receive_some()
+        assert b"Traceback" not in said
+        assert b"what has arrived is kept" in said
         while not daemon.node.cancelled_pulls:
             await trio.sleep(0.01)
     await process.stderr.aclose()

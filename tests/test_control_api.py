@@ -66,6 +66,7 @@ PROBLEMS = [
     ("POST", "/v1/ping", b"", 400, "malformed"),
     ("PUT", "/v1/limits", b'{"uplaod": 1}', 422, "invalid"),
     ("PUT", "/v1/limits", b'{"upload": -1}', 422, "invalid"),
+    ("PUT", "/v1/limits", b'{"quota": 0}', 422, "invalid"),
     ("PUT", "/v1/limits", b'{"upload": 1e400}', 422, "invalid"),
     ("POST", "/v1/announcements", b'{"kind": "shard"}', 422, "invalid"),
     ("POST", "/v1/models/import", b'{"path": "relative"}', 422, "invalid"),
@@ -128,6 +129,17 @@ async def test_what_takes_too_long_is_given_up(daemon, monkeypatch, autojump_clo
     async with httpx.AsyncClient(transport=transport, base_url="http://d", timeout=None) as http:
         answer = await http.get("/v1/peers")
     assert (answer.status_code, answer.json()["error"]) == (504, "timed-out")
+
+
+async def test_an_export_to_where_the_daemon_may_not_write_is_refused(
+    daemon, tmp_path, monkeypatch
+):
+    """As under its systemd unit, whose file system is read-only but for a few folders."""
+    monkeypatch.setattr("synapsed.control.replies.os.access", lambda *_: False)
+    body = {"path": str(tmp_path / "out")}
+    status, problem = await json_of(daemon, "POST", f"/v1/models/{ABSENT}/export", json=body)
+    assert (status, problem["error"]) == (403, "not-writable")
+    assert "ReadWritePaths" in problem["remedy"]
 
 
 async def test_import_show_export_and_remove_a_model(daemon, tmp_path):

@@ -81,6 +81,19 @@ async def test_a_client_that_goes_away_cancels_its_pull_and_what_came_stays(daem
     assert 0 < result.fetched < result.size  # the rest only
 
 
+async def test_a_detached_pull_that_fails_at_once_says_so(daemon, big):
+    path = f"/v1/models/{cid_text(big)}/pull"
+    await daemon.node.pause()
+    async with daemon.client() as client:
+        with pytest.raises(DaemonError, match="paused"):
+            await client.call("POST", path, models.JobStarted, None, detach=True)
+    await daemon.node.resume()
+    async with daemon.client() as client:
+        wrong = models.PullRequest(tensors=["no such tensor"])
+        with pytest.raises(DaemonError, match="no such tensor"):
+            await client.call("POST", path, models.JobStarted, wrong, detach=True)
+
+
 async def test_a_detached_pull_outlives_its_client(daemon, big):
     daemon.node.gate.allow(1)
     async with daemon.client() as client:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from synapsed import keys
+from synapsed.control import models
+from synapsed.control.client import Client
 
 PATIENCE = 30.0
 PROMISE = 2.0
@@ -146,6 +149,51 @@ def test_a_port_that_is_taken_is_named(home: Path) -> None:
     last = json.loads(done.stderr.splitlines()[-1])
     assert address in last["message"]
     assert "error" not in last  # a sentence, not a traceback
+
+
+def test_an_import_ends_with_its_command_and_with_its_daemon(home: Path) -> None:
+    """Hashing takes seconds here, and nobody must wait for its end."""
+    sparse_model(home.parent / "big")
+    with (
+        running(home, SYNAPSED_STORE__QUOTA="100 GiB") as process,
+        Client(home / "control.sock", PATIENCE) as client,
+    ):
+        with importing(home, client) as command:
+            command.send_signal(signal.SIGINT)
+            assert command.wait(PATIENCE) == 130
+            began = time.monotonic()
+            while client.call("GET", "/v1/jobs", models.Jobs).jobs:
+                assert time.monotonic() - began < PROMISE
+        assert client.call("GET", "/v1/models", models.Models).models == []
+        with importing(home, client):
+            seconds, log = stop(process, signal.SIGTERM)
+    assert (process.returncode, seconds < PROMISE) == (0, True), log
+
+
+@contextlib.contextmanager
+def importing(home: Path, client: Client) -> Iterator["subprocess.Popen[bytes]"]:
+    """`synapsectl model import`, once it has begun to hash."""
+    command = [sys.executable, "-m", "synapsed.cli.main", "model", "import"]
+    with subprocess.Popen(
+        [*command, str(home.parent / "big")], env=environment(home), stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + PATIENCE
+        jobs: list[models.JobInfo] = []
+        while not (jobs and jobs[0].progress):
+            assert time.monotonic() < deadline
+            jobs = client.call("GET", "/v1/jobs", models.Jobs).jobs
+        assert jobs[0].progress.done < jobs[0].progress.total
+        yield process
+
+
+def sparse_model(folder: Path, size: int = 16 << 30) -> None:
+    """A model of one tensor of zeros that takes no space."""
+    tensor = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    header = json.dumps({"w": tensor}).encode()
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(file.tell() + size)
 
 
 def test_forked_daemons_import_nothing_of_their_own(home: Path) -> None:

@@ -6,6 +6,7 @@ Each fault is a real server bent in one place, and each test shows that the faul
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -24,11 +25,15 @@ from protocols.blocks import (
     Shape,
 )
 from protocols.codec import encode
+from protocols.errors import NotHeldError
+from protocols.manifest import ModelManifest, encode_manifest
 from protocols.peerscore import Fault
+from synapsed.models import held_tiles, model_state
 from synapsed.transfer.errors import PullFailedError
+from synapsed.transfer.plan import ManifestLieError
 from synapsed.transfer.progress import PullReport
 from tests.store_kit import check_store, model_folder
-from tests.test_transfer_pull import imported, whole
+from tests.test_transfer_pull import imported, model_of, whole
 from tests.transfer_rig import Bend, End, Node, World, world
 
 MiB = 1 << 20
@@ -140,7 +145,10 @@ async def wrong_header(node: Node, end: End, request: Request) -> bool:
     nodes = [bytes(32), *held.nodes[1:]]
     raw = held.header + b"".join(nodes)
     shape = Shape(
-        length=len(raw), header=len(held.header), size=held.size, layout="safetensors"
+        length=len(raw),
+        header=len(held.header),
+        size=held.size,
+        layout=held.layout.kind,  # type: ignore[arg-type]
     )
     return await lie(node, end, request, shape, raw)
 
@@ -385,3 +393,68 @@ async def test_a_pretended_co_puller_delays_and_does_not_stop(
     with trio.fail_after(15):
         await newcomer.puller.pull(cid)
     assert whole(newcomer, cid)
+
+
+@pytest.mark.parametrize("when", ["from the start", "of the leaves"])
+async def test_strangers_who_sit_in_all_places_keep_no_holder_out(
+    swarm: World, folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """They announce the model, answer politely, and have nothing. They stand first in the list."""
+    monkeypatch.setattr("synapsed.transfer.crew.MAX_SESSIONS", 4)
+    monkeypatch.setattr("synapsed.transfer.crew.REST_SECONDS", 0.3)
+    sitters = [swarm.node() for _ in range(8)]
+    good, newcomer = swarm.node(), swarm.node()
+    cid = imported(good, folder)
+    if when == "of the leaves":
+        newcomer.knows(good)
+        await newcomer.puller.learn(cid)
+    newcomer.knows(*sitters, good)
+    with trio.fail_after(15):
+        await newcomer.puller.pull(cid)
+    assert whole(newcomer, cid)
+    assert sum(bool(sitter.ends) for sitter in sitters) > 4  # all had their turn
+    assert not newcomer.blamed
+
+
+async def test_a_lying_manifest_is_not_held_against_those_who_hold_the_file(
+    swarm: World, folder: Path
+) -> None:
+    """It names the root of a file that honest peers have, with another size, or layout."""
+    good, newcomer = swarm.node(), swarm.node()
+    model = model_of(good, imported(good, folder))
+    newcomer.knows(good)
+    true = next(ref for ref in model.files if ref.layout == "safetensors")
+    for lie in ({"size": true.size + 1}, {"layout": "flat"}):
+        ref = msgspec.structs.replace(true, **lie)
+        lying = ModelManifest(name="lie", description="", files=(ref,), depends_on=())
+        cid = good.store.put_block(encode_manifest(lying))
+        for _ in range(2):  # the second time the file's own root is known
+            with pytest.raises(ManifestLieError, match="lies"):
+                await newcomer.puller.pull(cid)
+        assert held_tiles(good.store, cid) == []
+        assert not model_state(good.store, cid).complete
+    assert newcomer.blamed == []
+    assert newcomer.store.files() == []
+
+
+async def test_what_the_disk_spoiled_is_not_sent_and_not_held_against_the_holder(
+    swarm: World, folder: Path
+) -> None:
+    rotten, good, newcomer = (swarm.node() for _ in range(3))
+    for node in (rotten, good):
+        cid = imported(node, folder)
+        node.uploads.set_rate(SLOW)
+    big = max(rotten.store.files(), key=lambda held: held.size)
+    leaf = big.layout.leaf_count - 3
+    with big.path.open("r+b") as data:
+        data.seek(big.layout.leaf_span(leaf)[0] + 10)
+        data.write(b"rot")
+    newcomer.knows(rotten, good)
+    await newcomer.puller.pull(cid)
+    assert whole(newcomer, cid)
+    assert newcomer.blamed == []
+    if big.missing():  # it was asked for it, and found out
+        assert big.missing() == [(leaf, leaf + 1)]
+    newcomer.knows(rotten)
+    with pytest.raises(NotHeldError):
+        big.read(leaf, leaf + 1)

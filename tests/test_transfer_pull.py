@@ -16,11 +16,12 @@ from synapsed.models import (
     export_model,
     import_model,
     model_manifest,
+    remove_model,
     sections_of,
 )
 from synapsed.store import QuotaExceededError
-from synapsed.transfer.errors import PullFailedError
-from synapsed.transfer.limits import Throttle
+from synapsed.transfer.errors import PullFailedError, StoppedError
+from synapsed.transfer.limits import NoRoomError, Room, Throttle
 from synapsed.transfer.plan import Part
 from synapsed.transfer.progress import PullProgress, PullReport
 from tests.store_kit import Events, check_store, model_folder, moe_tensors, reopened, same_folders
@@ -251,6 +252,77 @@ async def test_a_throttle_holds_back_what_arrives(swarm: World, folder: Path) ->
     newcomer.puller.throttle = Throttle(8 * MiB)
     report = await newcomer.puller.pull(cid)
     assert report.seconds > 0.9 * report.fetched / (8 * MiB) - 0.2
+
+
+async def test_two_pulls_of_one_daemon_take_each_byte_about_once(
+    swarm: World, folder: Path
+) -> None:
+    """The owner pulls a model that a repair is fetching, or asks for two experts of it at once."""
+    origin, newcomer = swarm.node(), swarm.node()
+    cid = imported(origin, folder)
+    origin.uploads.set_rate(8 * MiB)
+    newcomer.knows(origin)
+    reports: list[PullReport] = []
+
+    async def pull() -> None:
+        reports.append(await newcomer.puller.pull(cid))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pull)
+        nursery.start_soon(pull)
+    assert whole(newcomer, cid)
+    size = reports[0].total
+    assert origin.uploads.sent < 1.3 * size
+    assert sum(report.fetched for report in reports) < 1.05 * size
+    assert min(report.fetched for report in reports) > 0.1 * size
+
+
+async def test_a_model_that_is_removed_is_not_pulled_on(swarm: World, folder: Path) -> None:
+    origin, newcomer = swarm.node(), swarm.node()
+    cid = imported(origin, folder)
+    origin.uploads.set_rate(4 * MiB)
+    newcomer.knows(origin)
+    async with trio.open_nursery() as nursery:
+
+        async def pull() -> None:
+            with pytest.raises(StoppedError):
+                await newcomer.puller.pull(cid, Part(tensors=("big.weight",)))
+
+        nursery.start_soon(pull)
+        while not origin.asked:
+            await trio.sleep(0.01)
+        await newcomer.puller.stop(cid)
+        assert newcomer.puller.active == 0
+        remove_model(newcomer.store, cid)
+        newcomer.store.gc()
+        assert newcomer.store.quota.used == 0
+
+
+async def test_what_is_fetched_for_others_keeps_to_its_room(swarm: World, folder: Path) -> None:
+    origin, newcomer = swarm.node(), swarm.node()
+    cid = imported(origin, folder)
+    newcomer.knows(origin)
+    with pytest.raises(NoRoomError):
+        await newcomer.puller.learn(cid, room=Room(100))
+    room = Room(1 << 20)
+    await newcomer.puller.learn(cid, room=room)
+    shapes = sum(len(h.header) + 32 * len(h.nodes) for h in newcomer.store.files())
+    assert (1 << 20) - room.left == shapes + len(origin.store.get_block(cid))
+    with pytest.raises(NoRoomError):
+        await newcomer.puller.pull(cid, Part(tensors=("big.weight",)), room=Room(8 * MiB))
+    assert not origin.asked
+    await newcomer.puller.pull(cid, Part(tensors=("big.weight",)), room=Room(10 * MiB))
+
+
+async def test_a_manifest_that_claims_more_than_fits_has_us_fetch_no_header(
+    swarm: World, folder: Path
+) -> None:
+    origin, newcomer = swarm.node(), swarm.node(quota=5 * MiB)
+    cid = imported(origin, folder)
+    newcomer.knows(origin)
+    with pytest.raises(QuotaExceededError):
+        await newcomer.puller.pull(cid)
+    assert newcomer.store.files() == []
 
 
 # -- limits of our own ----------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """What the server answers, and what it refuses: nothing is read that is not held."""
 
+import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from protocols.blocks import (
     PROTOCOL,
@@ -30,6 +33,7 @@ from protocols.peerscore import Fault
 from protocols.tensorblock import file_root, section_node, split_hashes, verify_run
 from synapsed.hashing import HASHER
 from synapsed.net.errors import StreamClosedError
+from synapsed.store import HeldFile
 from synapsed.transfer.talk import Talk
 from tests.store_kit import Made, made
 from tests.transfer_rig import Node, World, world
@@ -216,3 +220,109 @@ async def test_a_pause_under_way_ends_the_stream(node: Node, file: Made) -> None
         with pytest.raises(StreamClosedError):
             await stream.read_exactly(answer.length)
     assert not asker_of(node).blamed
+
+
+# -- who asks for much ----------------------------------------------------------------------------
+
+
+async def test_leaf_hashes_in_more_runs_than_an_answer_has_are_cut_off_cleanly(
+    swarm: World, file: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows the answer is what the answer says, or the asker would blame us."""
+    monkeypatch.setattr("synapsed.transfer.serve.MAX_RUNS", 2)
+    node, _asker = swarm.node(), swarm.node()
+    held = node.store.create(file.ref, file.shape.header, file.shape.nodes)
+    for index in (2, 5):  # and 0, which comes with the header, and 3, which is empty
+        section = held.layout.sections[index]
+        at, end = section.first_leaf, section.end_leaf
+        held.put_leaf_hashes(index, file.hashes[at * HASH_BYTES : end * HASH_BYTES])
+    ((answer, raw),) = await ask(node, LeavesRequest(root=file.ref.root, sections=((0, 6),)))
+    assert isinstance(answer, Hashes)
+    assert len(answer.sections) == 2
+    sections = [held.layout.sections[i] for lo, hi in answer.sections for i in range(lo, hi)]
+    assert len(raw) == sum(section.leaves for section in sections) * HASH_BYTES
+
+
+async def test_who_asks_for_much_work_waits_for_it_and_others_do_not(
+    swarm: World, file: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synapsed.transfer.serve.WORK_BURST", 0.05)
+    node, greedy, modest = swarm.node(), swarm.node(), swarm.node()
+    file.feed(file.begin(node.store))
+    work = 0
+
+    def find(request: Request) -> tuple[Answer, list[bytes]]:
+        nonlocal work
+        work += 1
+        until = time.thread_time() + 0.03
+        while time.thread_time() < until:
+            pass
+        return Bytes(length=0), []
+
+    monkeypatch.setattr(node.server, "_find", find)
+    request = ProveRequest(root=file.ref.root, leaf=7)
+
+    async def ask_on(asker: Node, times: int) -> None:
+        async with asker.open_stream(node.name, PROTOCOL) as stream:
+            for _ in range(times):
+                await Talk(stream).send(request)
+            for _ in range(times):
+                await stream.read_frame(1 << 20)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask_on, greedy, 100)
+        began = trio.current_time()
+        while work < 3:
+            await trio.sleep(0.01)
+        await ask_on(modest, 1)
+        assert trio.current_time() - began < 1
+        await trio.sleep_until(began + 1.5)
+        # 0.03 s each, and 0.05 + 1.5 * 0.1 s of them in this time.
+        assert 4 <= work <= 10
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_peer_is_served_two_fetches_at_a_time(node: Node, file: Made) -> None:
+    """Each holds a piece in memory, and a peer that does not read may open dozens."""
+    reading = 0
+    read = node.server._read
+
+    def slow(held: HeldFile, lo: int, hi: int) -> bytes:
+        nonlocal reading
+        reading += 1
+        return read(held, lo, hi)
+
+    node.server._read = slow  # type: ignore[method-assign]
+    asker = asker_of(node)
+    async with AsyncExitStack() as stack:
+        for _ in range(10):
+            stream = await stack.enter_async_context(asker.open_stream(node.name, PROTOCOL))
+            for _ in range(4):  # more than the stream's window
+                await Talk(stream).send(FetchRequest(root=file.ref.root, lo=5, hi=10))
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert 2 <= reading <= 2 * 4
+    assert not node.blamed
+
+
+async def test_what_is_dropped_while_it_is_sent_ends_the_stream_and_sends_no_zeros(
+    node: Node, file: Made
+) -> None:
+    """A collection may take a file from under an upload."""
+    held = node.store.file(file.ref.root)
+    assert held is not None
+    node.uploads.set_rate(1 << 20)
+    async with asker_of(node).open_stream(node.name, PROTOCOL) as stream:
+        talk = Talk(stream)
+        await talk.send(FetchRequest(root=file.ref.root, lo=5, hi=10))
+        await talk.answer(Bytes, 5)
+        first = await stream.read_exactly(256 << 10)
+        held.drop(5, 10)
+        got = bytearray(first)
+
+        async def rest() -> None:
+            while True:
+                got.extend(await stream.read_exactly(16 << 10))
+
+        with pytest.raises(StreamClosedError):
+            await rest()
+        assert bytes(got) == file.bytes_of(5, 10)[: len(got)]

@@ -41,7 +41,8 @@ def all_models(context: typer.Context, incomplete: str) -> list[str]:
 
 def experts(context: typer.Context, incomplete: str) -> list[str]:
     """The experts of the model that stands before."""
-    name = context.params.get("name")
+    # Behind an option without its value the parser has given up: words lie in `args` as typed.
+    name = context.params.get("name") or next(iter(context.args), None)
 
     def ask(client: "Client") -> list[str]:
         path = f"/v1/models/{model_cid(client, str(name))}"

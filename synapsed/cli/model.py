@@ -8,7 +8,7 @@ import typer
 
 from synapsed.cli import candidates
 from synapsed.cli.common import SLOW_S, Cli, command, path_of
-from synapsed.cli.names import model_cid
+from synapsed.cli.names import is_kept, model_cid
 from synapsed.control import models
 from synapsed.control.fields import MAX_JOB
 
@@ -40,12 +40,12 @@ def ls(
     cli: Cli,
     every: Annotated[bool, typer.Option("--all", help="Those that others announce, too.")] = False,
 ) -> None:
-    """Models that are here, whole or in part."""
+    """Models that are kept here, whole or in part."""
     with cli.client() as client:
         found = client.call("GET", "/v1/models", models.Models)
         if not every:
             # Manifests of others' models come here as well, to be looked after.
-            found.models = [each for each in found.models if each.held or each.pinned]
+            found.models = [each for each in found.models if is_kept(each)]
         elif not cli.json:
             query = {"kind": "shard"}
             said = client.call("GET", "/v1/announcements", models.Announcements, **query)
@@ -64,7 +64,7 @@ def show(cli: Cli, name: ModelName) -> None:
 
 
 def _detail(out: "Output", found: models.ModelDetail) -> None:
-    from synapsed.cli.output import share, short_cid, short_peer, size  # noqa: PLC0415
+    from synapsed.cli.output import pinned, share, short_cid, short_peer, size  # noqa: PLC0415
 
     info = found.model
     out.pairs(
@@ -73,7 +73,7 @@ def _detail(out: "Output", found: models.ModelDetail) -> None:
             ("cid", info.cid),
             ("size", size(info.size)),
             ("held", share(info.held, info.size)),
-            ("pinned", "yes" if info.pinned else "no"),
+            ("pinned", pinned(info)),
             ("tiles", f"{found.tiles}, {found.under_replicated} with too few holders"),
         ]
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from protocols.errors import SynapseError
 from synapsed.control.fields import CID_PATTERN
-from synapsed.control.models import Announcements, Models, Peers
+from synapsed.control.models import Announcements, ModelInfo, Models, Peers
 
 if TYPE_CHECKING:
     from synapsed.control.client import Client
@@ -20,6 +20,11 @@ class NoSuchNameError(SynapseError):
     """A short name that stands for nothing, or for several things."""
 
     code: ClassVar[str] = "no-such-name"
+
+
+def is_kept(model: ModelInfo) -> bool:
+    """Whether a model is here to stay, or whole. Of others' some headers come here as well."""
+    return model.pinned or model.complete
 
 
 def model_cid(client: "Client", text: str, *, announced: bool = False) -> str:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from synapsed.cli.names import is_kept
+
 if TYPE_CHECKING:
     from synapsed.control.client import Watch
     from synapsed.control.models import JobInfo, ModelInfo, Progress
@@ -77,7 +79,7 @@ class Output:
     def models(
         self, found: Iterable["ModelInfo"], announced: Mapping[str, int] | None = None
     ) -> None:
-        """Models, what is held of most first; with `announced` (holders by CID) also others'."""
+        """Models, ours first; with `announced` (holders by CID) also those not known here."""
         columns = ["MODEL", "NAME", "SIZE>", "HELD>", "EXPERTS>", "PINNED"]
         rows = {
             each.cid: [
@@ -86,9 +88,9 @@ class Output:
                 size(each.size),
                 share(each.held, each.size) if each.held or not each.size else "-",
                 str(each.experts),
-                "yes" if each.pinned else "no",
+                pinned(each),
             ]
-            for each in sorted(found, key=lambda each: (not each.held, not each.pinned, each.name))
+            for each in sorted(found, key=lambda each: (not is_kept(each), each.name, each.cid))
         }
         if announced is None:
             empty = "no models; `synapsectl model ls --all` lists those that others announce"
@@ -96,8 +98,10 @@ class Output:
             return
         for cid in sorted(announced.keys() - rows.keys()):
             rows[cid] = [short_cid(cid), "?", "?", "-", "?", "no"]
-        table = ([*row, str(announced.get(cid, 0))] for cid, row in rows.items())
-        self.table([*columns, "HOLDERS>"], table, empty="no models, here or announced")
+        columns.insert(-1, "HOLDERS>")
+        for cid, row in rows.items():
+            row.insert(-1, str(announced.get(cid, 0)))
+        self.table(columns, rows.values(), empty="no models, here or announced")
 
     def verdict(self, verdict: str, text: str) -> None:
         """One line that begins with a coloured pass, warn or fail."""
@@ -139,6 +143,11 @@ class Output:
 
 def _ignore(_progress: "Progress") -> None:
     """Nobody watches."""
+
+
+def pinned(model: "ModelInfo") -> str:
+    """Why a model is pinned, or that it is not."""
+    return ", ".join(model.reasons) or ("yes" if model.pinned else "no")
 
 
 def job_subject(job: "JobInfo") -> str:

@@ -221,7 +221,11 @@ Draft = AdapterDraft | KernelDraft | ProposalDraft
 
 
 class ModelInfo(Struct):
-    """A model whose manifest this daemon has. `held` counts verified bytes on this disk."""
+    """A model whose manifest this daemon has. `held` counts verified bytes on this disk.
+
+    `reasons` says why it is pinned: imported, pulled, user (`model pin`), replica (held for
+    others, who had too few copies), ...
+    """
 
     cid: str
     name: str
@@ -231,6 +235,7 @@ class ModelInfo(Struct):
     pinned: bool
     files: int
     experts: int
+    reasons: list[str] = []
 
 
 class Models(Struct):

@@ -38,6 +38,12 @@ class UnknownError(SynapseError):
     code: ClassVar[str] = "unknown"
 
 
+class NotWritableError(RefusedError):
+    """A folder that the daemon's user, or its systemd unit, may not write."""
+
+    code: ClassVar[str] = "not-writable"
+
+
 class ConflictError(SynapseError):
     """What is there already forbids it: a file in the way of an export, a second daemon."""
 

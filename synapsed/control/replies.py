@@ -1,5 +1,6 @@
 """Reading requests and writing replies: what every handler of routes.py does the same way."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from synapsed.control.gate import problem_response
 from synapsed.control.models import Problem
 from synapsed.control.problems import (
     InvalidError,
+    NotWritableError,
     TimedOutError,
     UnknownError,
     first_typed,
@@ -64,7 +66,10 @@ async def body_as(request: Request, kind: Any, *, absent: bytes = b"") -> Any:
 
 
 async def path_of(text: str, *, to_write: bool = False) -> Path:
-    """An absolute path of what is there, or `to_write` in a folder that is. UnknownError."""
+    """An absolute path of what is there, or `to_write` in a folder that is.
+
+    UnknownError, NotWritableError.
+    """
     path = Path(text)
     try:
         await trio.Path(path.parent if to_write else path).stat()
@@ -75,6 +80,11 @@ async def path_of(text: str, *, to_write: bool = False) -> Path:
             f"{text[:500]}: {error.strerror}",
             remedy="give an absolute path on the daemon's machine that its user can reach",
         ) from error
+    if to_write and not os.access(path.parent, os.W_OK):
+        raise NotWritableError(
+            f"the daemon may not write in {str(path.parent)[:500]}",
+            remedy="choose another folder, or let its user; a systemd unit has ReadWritePaths=",
+        )
     return path
 
 

@@ -300,8 +300,7 @@ def systemd(facts: Facts) -> Check:
         return by_resource(
             "systemd",
             "no unit: the daemon does not start by itself",
-            "copy configs/synapsed.service to ~/.config/systemd/user/, then "
-            "`systemctl --user enable --now synapsed` and `loginctl enable-linger`",
+            "the first lines of configs/synapsed.service install and enable it",
             "warn",
         )
     return passed("systemd", facts.systemd_unit or "this machine runs without systemd")

@@ -14,6 +14,7 @@ from synapsed.models.listing import (
     model_state,
     promised,
     remove_model,
+    unpin_model,
 )
 from synapsed.models.manifests import (
     IncompleteError,
@@ -51,4 +52,5 @@ __all__ = [
     "put_experts",
     "remove_model",
     "sections_of",
+    "unpin_model",
 ]

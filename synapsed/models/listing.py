@@ -117,6 +117,13 @@ def remove_model(store: Store, cid: bytes) -> int:
     return before - store.quota.used
 
 
+def unpin_model(store: Store, cid: bytes) -> None:
+    """Let `gc` take a model, but for the headers by which we watch over others' copies."""
+    with store.saving():
+        for reason in _reasons(store).get(cid, []):
+            store.unpin(cid, reason)
+
+
 def forget_watched(store: Store, cid: bytes) -> None:
     """Let go of what was learned of a model, unless it is kept for another reason."""
     if store.unpin(cid, WATCHED):

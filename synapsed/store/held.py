@@ -52,6 +52,7 @@ from synapsed.store.record import Record
 from synapsed.store.runs import Run, Runs
 from synapsed.store.shape import Shape, decode_shape
 
+
 class HeldFile:
     """A file in the store. Safe between threads; made by `Store.create` and `Store.file` only."""
 

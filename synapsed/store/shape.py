@@ -11,6 +11,7 @@ from pathlib import Path
 from protocols.codec import Message, decode, encode
 from protocols.errors import MalformedError, MismatchError
 from protocols.hashtree import HASH_BYTES
+from protocols.manifest import FileRef
 from protocols.safetensors_header import LENGTH_BYTES, HeaderError, header_length
 from protocols.tensorblock import (
     LEAVES_OF_TILE,
@@ -92,6 +93,16 @@ class Shape:
         )
         length = len(stated).to_bytes(_LENGTH, "little")
         return b"".join([_MAGIC, length, stated, self.header, *self.nodes])
+
+
+def describes(ref: FileRef, size: int, layout: Layout) -> bool:
+    """Whether a manifest's `ref` says of a file what it is.
+
+    A manifest may name the root of somebody else's file with another size or layout, and then
+    its tiles are others for everybody who does not hold that file.
+    """
+    # With one section the layouts cut a file alike.
+    return size == ref.size and (layout.kind == ref.layout or len(layout.sections) == 1)
 
 
 def decode_shape(data: bytes) -> Shape:

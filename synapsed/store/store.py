@@ -42,7 +42,7 @@ from synapsed.store.errors import (
 from synapsed.store.held import HeldFile
 from synapsed.store.quota import OnEvent, Quota
 from synapsed.store.reasons import FOUND
-from synapsed.store.shape import Shape
+from synapsed.store.shape import Shape, describes
 from synapsed.store.staging import recover, stage
 
 FORMAT = b"synapsed store 1\n"
@@ -267,17 +267,9 @@ class Store:
         return self._files.get(root)
 
     def file_of(self, ref: FileRef) -> HeldFile | None:
-        """The file that a manifest speaks of, if any of it is held, and is what it says.
-
-        A manifest may name the root of somebody else's file with another size or layout. Such a
-        file has other tiles for everybody who does not hold it: it counts as not held.
-        """
+        """The file that a manifest speaks of, if any of it is held, and is what it says."""
         held = self.file(ref.root)
-        if held is None or held.size != ref.size:
-            return None
-        # With one section the layouts cut a file alike.
-        alike = held.layout.kind == ref.layout or len(held.layout.sections) == 1
-        return held if alike else None
+        return held if held is not None and describes(ref, held.size, held.layout) else None
 
     def files(self) -> list[HeldFile]:
         """All held files, sorted by root."""

@@ -17,6 +17,9 @@ from synapsed.transfer.talk import Streams
 
 MAX_SESSIONS = 24
 """Peers asked at a time by one pull: each costs two streams and a window of up to 4 MiB."""
+REST_SECONDS = 5.0
+"""While others wait for a place, who gave nothing for so long makes room, without blame: two dozen
+strangers who only sit there, or trickle, keep no honest holder out."""
 WATCH_SECONDS = 0.5
 """Between two looks for new sources, and at whether there is still hope."""
 HEDGE_SECONDS = 1.0
@@ -54,12 +57,14 @@ class Crew:
         self.dropped: dict[bytes, Dropped] = {}
         self.faults: dict[bytes, list[str]] = {}
         """What each peer did wrong in this pull, for its report."""
-        self._subjects: list[bytes] = []
+        self.subjects: list[bytes] = []
+        """The manifests whose holders are asked."""
         self._streams = streams
         self._sources = sources
         self._work = work
         self._blame = blame
-        self._alive_at = trio.current_time()
+        self._alive_at = self._rested_at = trio.current_time()
+        self._given: dict[bytes, int] = {}
         self._stirred: dict[bytes, Source] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -81,7 +86,7 @@ class Crew:
 
     def ask_holders_of(self, subject: bytes) -> None:
         """Use the sources of one more manifest."""
-        self._subjects.append(subject)
+        self.subjects.append(subject)
         self._engage()
 
     async def _watch(self) -> None:
@@ -112,19 +117,51 @@ class Crew:
     def _engage(self) -> None:
         """Start sessions with new sources, the best first, while there is room."""
         now = trio.current_time()
-        for source in self._candidates():
-            if len(self.sessions) >= MAX_SESSIONS:
-                return
-            gone = self.dropped.get(source.peer)
-            if source.peer in self.sessions or (gone is not None and now < gone.until):
-                continue
+        waiting = [source for source in self._candidates() if self._may_use(source.peer, now)]
+        # Who was never tried comes before who was.
+        waiting.sort(key=lambda source: self._tries(source.peer))
+        places = MAX_SESSIONS - len(self.sessions)
+        for source in waiting[:places]:
             session = self.sessions[source.peer] = Session(source, self._streams, self._work)
             self._start(self._hold, session)
+        if len(waiting) > places:
+            self._rest(now)
+
+    def _tries(self, peer: bytes) -> int:
+        gone = self.dropped.get(peer)
+        return gone.times if gone is not None else 0
+
+    def _may_use(self, peer: bytes, now: float) -> bool:
+        gone = self.dropped.get(peer)
+        return peer not in self.sessions and (gone is None or now >= gone.until)
+
+    def _rest(self, now: float) -> None:
+        """Others wait: end the sessions that gave nothing lately, or the one that gave least."""
+        if now < self._rested_at + REST_SECONDS:
+            return
+        self._rested_at = now
+        given = {peer: self._gave(session) for peer, session in self.sessions.items()}
+        lately = {
+            peer: given[peer] - self._given.get(peer, 0)
+            for peer, session in self.sessions.items()
+            if now >= session.began + REST_SECONDS
+        }
+        self._given = given
+        least = min(lately, key=lambda peer: lately[peer], default=None)
+        for peer, size in lately.items():
+            if size == 0 or (peer == least and 2 * size * len(lately) < sum(lately.values())):
+                self.sessions[peer].give_up(PeerError("it gave less than others may", None))
+
+    def _gave(self, session: Session) -> int:
+        """Bytes of leaves, and answers, of a session."""
+        peers = self._work.schedule.peers if self._work.ready.is_set() else {}
+        record = peers.get(session.peer)
+        return session.answered + (record.bytes if record is not None else 0)
 
     def _candidates(self) -> list[Source]:
         found = {
             source.peer: source
-            for subject in reversed(self._subjects)
+            for subject in reversed(self.subjects)
             for source in self._sources.find(subject)
         }
         return [*found.values(), *(s for s in self._stirred.values() if s.peer not in found)]
@@ -203,6 +240,7 @@ class Crew:
         answer = None
         try:
             answer = await ask(session)
+            session.answered += 1
         except (StoreError, QuotaExceededError) as error:
             self._work.fail(error)
         except PeerRefusedError:

@@ -3,7 +3,7 @@
 SynapseError
  +- TransferError
      +- PullFailedError        a pull cannot be completed: why, and who was asked
-     +- UnknownTensorError     a part was asked for that the model does not have
+     +- StoppedError           the owner removed what was being pulled
      +- PeerError              one peer failed us; a pull goes on without it
          +- PeerRefusedError   it said no, in words
 """
@@ -43,10 +43,10 @@ class PullFailedError(TransferError):
         self.peers = dict(peers)
 
 
-class UnknownTensorError(TransferError):
-    """A tensor, expert or tile that the model does not have."""
+class StoppedError(TransferError):
+    """The owner removed what was being pulled."""
 
-    code = "unknown-part"
+    code = "stopped"
 
 
 class PeerError(TransferError):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import msgspec
 import trio
 
-from protocols.errors import RefusedError
+from protocols.errors import LimitError, RefusedError
 from protocols.ratelimit import TokenBucket
 
 CHUNK = 256 << 10
@@ -35,6 +35,32 @@ class UploadsPausedError(RefusedError):
     """The owner has paused uploads."""
 
     code = "paused"
+
+
+class NoRoomError(LimitError):
+    """A pull for others would take more of the store than it may."""
+
+    code = "no-room-for-others"
+
+
+class Room:
+    """Bytes that a pull may add to the store; what it takes is gone."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def check(self, size: int) -> None:
+        """Raise NoRoomError where `size` bytes do not fit."""
+        if size > self.left:
+            raise NoRoomError(
+                f"{size} bytes where {self.left} may be held for others",
+                remedy="more fit when store.quota is raised",
+            )
+
+    def take(self, size: int) -> None:
+        """Use `size` bytes of it. NoRoomError."""
+        self.check(size)
+        self.left -= size
 
 
 class _Ticket(msgspec.Struct, eq=False):

@@ -48,6 +48,7 @@ from synapsed.models import (
 )
 from synapsed.store import HeldFile, Runs, Store
 from synapsed.store.shape import Shape as FileShape
+from synapsed.store.shape import describes
 from synapsed.transfer.errors import PeerRefusedError
 from synapsed.transfer.session import Session
 
@@ -129,6 +130,11 @@ async def make_plan(pull: "Pull") -> Plan:
 def _lacking_bytes(store: Store, ref: FileRef) -> int:
     held = store.file_of(ref)
     return ref.size - held.held_bytes if held is not None else ref.size
+
+
+def looked_at_again(plan: Plan) -> Plan:
+    """The same plan, with what is missing now."""
+    return Plan([_want(want.held, want.runs) for want in plan.wants], plan.total)
 
 
 Wanted = list[tuple[HeldFile, list[Span]]]
@@ -270,8 +276,7 @@ async def _ask_shape(pull: "Pull", session: Session, root: bytes) -> FileShape:
 
 
 def _check_ref(ref: FileRef, size: int, layout: Layout) -> None:
-    alike = layout.kind == ref.layout or len(layout.sections) == 1
-    if size != ref.size or not alike:
+    if not describes(ref, size, layout):
         raise ManifestLieError(
             f"the manifest gives {ref.path!r} {ref.size} bytes ({ref.layout}), and the file that"
             f" it names has {size} ({layout.kind})",

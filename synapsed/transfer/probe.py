@@ -1,5 +1,7 @@
 """Asking a holder for one sub-tile with its proof, so that it counts only for what it has."""
 
+import trio
+
 from protocols.blocks import PROTOCOL, Proven, ProveRequest
 from protocols.errors import LimitError, MalformedError
 from protocols.hashtree import HASH_BYTES
@@ -25,13 +27,14 @@ async def probe(
     others. None: it gave no answer (away, busy, paused). Raises IncompleteError where we do not
     have the model's headers, LeafRangeError for a tile that it does not have.
     """
-    file, lo, hi = model_tiles(store, model).leaves(tile)
-    held = store.file(model.files[file].root)
-    layout = held.layout if held is not None else Layout.flat(model.files[file].size)
+    file, lo, hi = (await trio.to_thread.run_sync(model_tiles, store, model)).leaves(tile)
+    ref = model.files[file]
+    held = store.file_of(ref)
+    layout = held.layout if held is not None else Layout.flat(ref.size)
     leaf = lo + pick % (hi - lo)
     try:
         async with streams.open_stream(peer, PROTOCOL) as stream:
-            await _prove(Talk(stream), layout, model.files[file].root, leaf)
+            await _prove(Talk(stream), layout, ref.root, leaf)
     except NetError:
         return None
     except PeerRefusedError as error:

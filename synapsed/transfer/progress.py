@@ -92,8 +92,12 @@ class Meter:
         if not new:
             self._copies += size
             return
-        self._done += size
         self._fetched += size
+        self.found(file, leaf, size)
+
+    def found(self, file: int, leaf: int, size: int) -> None:
+        """A leaf that was lacking is here."""
+        self._done += size
         tile = file, self._plan.wants[file].held.layout.tile_of_leaf(leaf)
         self._touched.add(tile)
         self._lacking[tile] -= 1

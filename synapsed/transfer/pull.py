@@ -22,11 +22,11 @@ from protocols.pullpeer import Assignment, Peer
 from protocols.schedule import Schedule
 from protocols.tensorblock import Layout
 from synapsed.models import model_manifest
-from synapsed.store import HeldFile, QuotaExceededError, Store, StoreError
+from synapsed.store import HeldFile, Keep, QuotaExceededError, Store, StoreError
 from synapsed.transfer.crew import Blame, Crew
-from synapsed.transfer.errors import PeerError
-from synapsed.transfer.limits import Throttle
-from synapsed.transfer.plan import Part, Plan, make_plan, model_tiles
+from synapsed.transfer.errors import PeerError, StoppedError
+from synapsed.transfer.limits import Room, Throttle
+from synapsed.transfer.plan import Part, Plan, looked_at_again, make_plan, model_tiles
 from synapsed.transfer.progress import Meter, PullProgress, PullReport
 from synapsed.transfer.sources import Sources
 from synapsed.transfer.talk import Streams
@@ -41,6 +41,8 @@ MAX_UNSAVED = 4 * SAVE_BYTES
 """Written and not on record yet: with more, peers wait for the disk."""
 REPORT_SECONDS = 0.25
 """Between two reports of progress."""
+LAYOUTS_PARSED = 1
+"""Headers parsed at a time, of all pulls: the largest takes 200 MB for a moment."""
 
 Credit = Callable[[bytes, int, float], None]
 """(peer, verified bytes, seconds in which it was asked): the peer book's `transferred`."""
@@ -76,7 +78,10 @@ class Puller:
         self.blame = blame
         self.credit = credit
         self.throttle = throttle or Throttle()
+        self.parsing = trio.CapacityLimiter(LAYOUTS_PARSED)
         self._running: list[Pull] = []
+        self._started = 0
+        self._ended = trio.Event()
         self.paused = False
 
     def pause(self) -> None:
@@ -99,34 +104,65 @@ class Puller:
         *,
         progress: Callable[[PullProgress], None] = unwatched,
         sources: Sources | None = None,
+        room: Room | None = None,
     ) -> PullReport:
-        """Fetch what the manifest `cid` describes, or a part of a model.
+        """Fetch what the manifest `cid` describes, or a part of a model, into `room` if given.
 
         Cancel it to stop: what arrived is on record then. Raises PullFailedError naming why and
-        who, QuotaExceededError, DiskFullError, MalformedError for a block that is no manifest,
-        UnknownPartError, NotAModelManifestError.
+        who, QuotaExceededError, NoRoomError, DiskFullError, MalformedError for a block that is no
+        manifest, ManifestLieError, UnknownPartError, NotAModelManifestError, StoppedError.
         """
-        pull = Pull(self, cid, part or Part(), progress, sources or self.sources)
+        self._started += 1
+        pull = Pull(
+            self,
+            cid,
+            part or Part(),
+            progress,
+            sources=sources or self.sources,
+            room=room,
+            order=self._started,
+        )
         self._running.append(pull)
         try:
             with self.store.keeping() as keep:
-                pull.keep_name = keep.add
+                pull.spare = keep
                 return await pull.run()
         finally:
             self._running.remove(pull)
+            self._ended.set()
+            self._ended = trio.Event()
 
-    async def learn(self, cid: bytes, sources: Sources | None = None) -> tuple[int, int]:
+    async def learn(
+        self, cid: bytes, sources: Sources | None = None, room: Room | None = None
+    ) -> tuple[int, int]:
         """Fetch the manifest and the headers of a model: its tiles, and its size in bytes.
 
         Raises as `pull` does.
         """
-        await self.pull(cid, Part(headers=True), sources=sources)
-        model = model_manifest(self.store, cid)
-        return model_tiles(self.store, model).count, sum(ref.size for ref in model.files)
+        await self.pull(cid, Part(headers=True), sources=sources, room=room)
+
+        def look() -> tuple[int, int]:
+            model = model_manifest(self.store, cid)
+            return model_tiles(self.store, model).count, sum(ref.size for ref in model.files)
+
+        return await trio.to_thread.run_sync(look)
+
+    async def stop(self, model: bytes) -> None:
+        """End the pulls of a model, its repairs too, and wait until they have ended."""
+        while running := [pull for pull in self._running if model in pull.subjects]:
+            for pull in running:
+                pull.fail(StoppedError("the model was removed while it was fetched"))
+            await self._ended.wait()
 
     def is_pulling(self, cid: bytes) -> bool:
-        """Whether some of the manifest `cid` is being fetched."""
-        return any(pull.cid == cid and not pull.part.headers for pull in self._running)
+        """Whether some of the model, adapter or kernel `cid` is being fetched."""
+        return any(cid in pull.subjects and not pull.part.headers for pull in self._running)
+
+    def brought(self, by: "Pull", root: bytes, leaf: int) -> None:
+        """A leaf arrived in one pull: the others need not ask for it any more."""
+        for pull in self._running:
+            if pull is not by:
+                pull.found(root, leaf)
 
     # -- for the server ---------------------------------------------------------------------
 
@@ -151,21 +187,28 @@ class Pull:
         cid: bytes,
         part: Part,
         progress: Callable[[PullProgress], None],
+        *,
         sources: Sources,
+        room: Room | None,
+        order: int,
     ) -> None:
         self.cid = cid
         self.part = part
         self.store = puller.store
+        self.parsing = puller.parsing
         self.files: list[tuple[bytes, Layout]] = []
         self.ready = trio.Event()
         self.wants: dict[bytes, tuple[Span, ...]] = {}
         self.crew = Crew(puller.streams, sources, self, puller.blame)
-        self.keep_name: Callable[[bytes], None] = lambda _name: None
+        self.spare: Keep | None = None
         self._puller = puller
         self._progress = progress
+        self._room = room
+        self._order = order
         self._schedule: Schedule | None = None
         self._meter: Meter | None = None
         self._held: list[HeldFile] = []
+        self._numbers: dict[bytes, int] = {}
         self._scope = trio.CancelScope()
         self._failure: SynapseError | None = None
         self._change = trio.Event()
@@ -173,6 +216,11 @@ class Pull:
         self._unsaved = 0
         self._save_soon = trio.Event()
         self._saved = trio.Event()
+
+    @property
+    def subjects(self) -> list[bytes]:
+        """The manifests that this pull is about: an expert's, and then its model's."""
+        return self.crew.subjects or [self.cid]
 
     @property
     def schedule(self) -> Schedule:
@@ -209,24 +257,48 @@ class Pull:
         except SynapseError as error:
             self.fail(error)
             return
-        self._begin(plan)
+        await self._begin(plan)
         nursery.start_soon(self._report_now_and_then)
         while not self.schedule.finished:
             await self.wait_for_change(REPORT_SECONDS)
 
-    def _begin(self, plan: Plan) -> None:
+    async def _begin(self, plan: Plan) -> None:
         self.files = [(want.held.root, want.held.layout) for want in plan.wants]
         self._held = [want.held for want in plan.wants]
-        self._meter = Meter(plan)
-        self._schedule = Schedule(
-            self._puller.me, self.files, [want.missing for want in plan.wants]
-        )
+
+        def prepare() -> tuple[Meter, Schedule]:
+            now = looked_at_again(plan)  # another pull may have brought some of it meanwhile
+            missing = [want.missing for want in now.wants]
+            schedule = Schedule(self._puller.me, self.files, missing, order=self._order)
+            return Meter(now), schedule
+
+        # In a thread: 65,536 tensors take half a second.
+        self._meter, self._schedule = await trio.to_thread.run_sync(prepare)
+        self._numbers = {root: number for number, (root, _) in enumerate(self.files)}
         self.ready.set()
 
     def _finish(self, seconds: float) -> PullReport:
         assert self._meter is not None
         self._progress(self._meter.progress(self.crew.sessions, self.schedule))
         return self._meter.report(self.cid, seconds, self.crew.faults)
+
+    # -- what the plan needs ----------------------------------------------------------------
+
+    async def keep_name(self, name: bytes) -> None:
+        """Spare a block or file from collections until the pull has ended."""
+        if self.spare is not None:
+            await trio.to_thread.run_sync(self.spare.add, name)
+
+    def check_room(self, size: int) -> None:
+        """Raise QuotaExceededError or NoRoomError where `size` bytes more do not fit."""
+        self.store.quota.check_room(size)
+        if self._room is not None:
+            self._room.check(size)
+
+    def take_room(self, size: int) -> None:
+        """Count `size` bytes of manifests and headers. NoRoomError."""
+        if self._room is not None:
+            self._room.take(size)
 
     # -- what sessions need -----------------------------------------------------------------
 
@@ -253,29 +325,45 @@ class Pull:
     async def keep(self, run: Assignment, data: bytearray) -> None:
         """Verify and keep the next leaf of `run`. PeerError where it is not what it should be."""
         leaf = run.next
-        if not self.schedule.have(run.file, leaf):
-            self._write(run.file, leaf, data)
-        self._counted(run, leaf, len(data))
+        new = not self.schedule.have(run.file, leaf)
+        if new and not self._write(run.file, leaf, data):
+            return
+        self._counted(run, leaf, len(data), new=new)
+        if new:
+            self._puller.brought(self, self.files[run.file][0], leaf)
         await self._puller.throttle.take(len(data))
         while self._unsaved > MAX_UNSAVED:
             await self._saved.wait()
 
-    def _write(self, file: int, leaf: int, data: bytearray) -> None:
+    def _write(self, file: int, leaf: int, data: bytearray) -> bool:
+        """Whether the leaf is kept; where it cannot be, the pull ends."""
         try:
             self._held[file].write(leaf, data)
         except MismatchError as error:
             raise PeerError(error.message, Fault.MISMATCH) from error
         except (StoreError, QuotaExceededError) as error:
             self.fail(error)
-            return
+            return False
         self._dirty.add(file)
         self._unsaved += len(data)
         if self._unsaved >= SAVE_BYTES:
             self._save_soon.set()
+        return True
 
-    def _counted(self, run: Assignment, leaf: int, size: int) -> None:
+    def found(self, root: bytes, leaf: int) -> None:
+        """Another pull brought a leaf of a file: it is counted here, and not fetched again."""
+        number = self._numbers.get(root)
+        if number is None or not self.schedule.found(number, leaf):
+            return
         assert self._meter is not None
-        new = not self.schedule.have(run.file, leaf)
+        start, stop = self.files[number][1].leaf_span(leaf)
+        self._meter.found(number, leaf, stop - start)
+        self.crew.alive()
+        if self.schedule.finished:
+            self.tell_change()
+
+    def _counted(self, run: Assignment, leaf: int, size: int, *, new: bool) -> None:
+        assert self._meter is not None
         self.schedule.arrived(run, trio.current_time())
         self._meter.count(run.peer, run.file, leaf, size, new=new)
         self.crew.alive()

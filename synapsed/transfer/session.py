@@ -89,6 +89,9 @@ class Session:
     def __init__(self, source: Source, streams: Streams, work: Work) -> None:
         self.source = source
         self.peer = source.peer
+        self.began = trio.current_time()
+        self.answered = 0
+        """Questions whose answers were true."""
         self._streams = streams
         self._work = work
         self._lock = trio.Lock()
