@@ -34,6 +34,7 @@ class Model:
         self.asked = 0  # how often, in vain
         self.holdings: dict[bytes, Holding] = {}
         self.progress: dict[bytes, float] = {}  # when a holder's tiles last changed
+        self.left: set[bytes] = set()  # held some, and took it back: their owners removed it
         self.audit = audit
         self.counts: list[int] = []  # copies of each tile that count
         self.short_since: dict[int, float] = {}  # groups with too few
@@ -49,7 +50,8 @@ class Model:
             if self.holdings.get(holding.peer) != holding:
                 self.progress[holding.peer] = now
                 self.audit.announced_anew(holding.peer)
-        self.holdings = {holding.peer: holding for holding in holdings}
+        before, self.holdings = self.holdings, {holding.peer: holding for holding in holdings}
+        self.left = (self.left | before.keys()) - self.holdings.keys()
         self.progress = {peer: at for peer, at in self.progress.items() if peer in self.holdings}
         self.recount_at = 0.0
 

@@ -229,6 +229,7 @@ class Replication:
             return
         self._watch.forget_asked(room)
         for model in self._watch.models.values():
+            model.left &= room.keys()  # who comes back may want it again
             if not changed.isdisjoint(model.holdings):
                 model.recount_at = 0.0
 
@@ -416,7 +417,7 @@ class Replication:
         return self._settings.step * max(LEAST_STEP, share)
 
     def _ranking(self, model: Model, group: int, lacking: list[int]) -> list[bytes]:
-        """Live daemons that could take the group's tiles, first choice first."""
+        """Live daemons that could, and would, take the group's tiles, first choice first."""
         needed = model.group_bytes(group)
         self._ranked += len(self._room)
         if len(model.weights) > 2 * len(self._room) + 64:
@@ -427,6 +428,7 @@ class Replication:
             (peer, model.weights.setdefault(peer, _weight(room)))
             for peer, room in self._room.items()
             if room >= needed
+            and peer not in model.left
             and not (
                 peer in model.holdings and all(model.holdings[peer].holds(tile) for tile in lacking)
             )

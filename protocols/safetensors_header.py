@@ -34,14 +34,20 @@ import msgspec
 from protocols.errors import LimitError, MalformedError
 
 MAX_HEADER = 16 << 20
-"""Bytes of JSON: 100,000 tensors take 13 MB; published shards have at most a few hundred KB."""
+"""Bytes of JSON: 65,536 tensors with long names take 13 MB; published shards have at most a few
+hundred KB."""
 
-MAX_TENSORS = 1 << 17
+MAX_TENSORS = 1 << 16
 """Tensors of one file: each costs a section node; the largest published shard has some 10,000."""
 
-MAX_COLONS = 8 * MAX_TENSORS
-"""Colons of a header: a key has one, a tensor four keys; the rest is room for metadata and for
-names with colons. It bounds the parser's memory: 26 bytes for a byte of header, 200 MB in all."""
+MAX_COLONS = 5 * MAX_TENSORS
+"""Colons of a header: a tensor has four keys; the rest is room for metadata and for names with
+colons. It bounds the parser's memory, 200 MB, and with it the time for which no other thread of
+the process gets on, 0.1 s."""
+
+MAX_COMMAS = 16 * MAX_TENSORS
+"""Commas of a header, for the same reason: a tensor of three dimensions has six; the rest is room
+for metadata."""
 
 MAX_RANK = 64
 """Dimensions of a tensor: what numpy 2 and torch can hold."""
@@ -244,9 +250,11 @@ def _decode(text: bytes) -> tuple[list[str], list[_Entry], dict[str, str]]:
     """Names, entries and metadata of the JSON object `text`."""
     if not text.startswith(b"{"):
         raise HeaderNotJsonError("a header does not begin with '{'")
-    colons = text.count(b":")
-    if colons > MAX_COLONS:
-        raise HeaderTooLargeError(f"a header of {colons} keys where {MAX_COLONS} are allowed")
+    for mark, most in ((b":", MAX_COLONS), (b",", MAX_COMMAS)):
+        if (count := text.count(mark)) > most:
+            raise HeaderTooLargeError(
+                f"a header with {count} times {mark.decode()!r} where {most} are allowed"
+            )
     try:
         raw = _OBJECT.decode(text)
         metadata_raw = raw.pop(METADATA_KEY, None)

@@ -279,9 +279,10 @@ class Schedule:
         if latest is None:
             return None
         latest.copied = True
-        left = bytes_left(latest)
+        # Exactly, since the answer's length is held against it: leaves differ in size.
+        start, stop = self._files[latest.file][1].run_span(latest.next, latest.hi)
         return Assignment(
-            peer.peer, latest.file, latest.next, latest.hi, left, latest.next, copied=True
+            peer.peer, latest.file, latest.next, latest.hi, stop - start, latest.next, copied=True
         )
 
     def _turn(self, peer: Peer, number: int) -> int:

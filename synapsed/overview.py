@@ -14,7 +14,7 @@ from synapsed import doctor
 from synapsed.config import plain, value_at
 from synapsed.control import models as shapes
 from synapsed.control.meters import MessageMeter
-from synapsed.control.problems import UnknownError
+from synapsed.control.problems import InvalidError, UnknownError
 from synapsed.doctor.facts import gather
 from synapsed.doctor.report import Live
 from synapsed.events import EventBus
@@ -211,6 +211,8 @@ class Overview:
     async def ping(self, peer: bytes) -> shapes.Pong:
         """One round trip to a peer, connecting first if need be."""
         parts = self._parts
+        if peer == parts.identity.peer_id:
+            raise InvalidError("that is this daemon's own id", remedy="name another peer")
         if parts.net.peer(peer) is None and not parts.net.book.record(peer).addrs:
             raise UnknownError(
                 f"no address of {peer_id_text(peer)} is known",

@@ -13,8 +13,9 @@ What the owner has removed is declined: no repair brings it back until the owner
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import trio
 
@@ -35,6 +36,12 @@ MAX_LEARN = 24 << 20
 """Of one model: 163 files and 91,000 tensors have 16 MiB."""
 LOOK_SECONDS = 5.0
 """Between two counts of what is here for others, while what is held changes."""
+
+
+class Changed(Protocol):
+    """Is told of a model of which there is more here than there was (Shards.changed)."""
+
+    def __call__(self, model: bytes, *, at_once: bool = False) -> None: ...
 
 
 class Declined:
@@ -62,8 +69,7 @@ class Declined:
 class Replicas:
     """Holds for others, in bounds. `run` is a task."""
 
-    def __init__(self, store: Store, declined: Declined, changed: Callable[[bytes], None]) -> None:
-        """`changed` is told of each model of which there is more than there was."""
+    def __init__(self, store: Store, declined: Declined, changed: Changed) -> None:
         self._store = store
         self._changed = changed
         self.declined = declined
@@ -153,7 +159,8 @@ class Replicas:
         if model in self.declined:  # meanwhile
             await trio.to_thread.run_sync(self._store.unpin, model, REPLICA)
             return
-        self._changed(model)
+        # At once: others in the ranking begin as well where they see nobody at work.
+        self._changed(model, at_once=True)
 
     def more(self, model: bytes) -> None:
         """Still more of it."""

@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -402,6 +403,15 @@ async def test_doctor_works_without_a_daemon_and_fails_where_a_check_fails(daemo
     plain = await daemon.run("doctor")
     assert plain.code == 0
     assert "forward port 4817" in plain.out
+
+
+def test_doctor_examines_a_daemon_that_does_not_answer_from_outside(tmp_path):
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "control.sock"))
+        silent.listen(5)
+        ran = run_cli("doctor", "--timeout", "0.5", "--json", SYNAPSED_HOME=str(tmp_path))
+    names = {check.name for check in same_shape(ran, models.DoctorReport).checks}
+    assert {"daemon", "control-socket", "disk"} <= names
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -359,6 +359,26 @@ def test_repairs_at_a_time_are_bounded() -> None:
     assert len(started) == MAX_REPAIRS
 
 
+def test_who_took_it_back_is_not_waited_for() -> None:
+    """It ranks as it did when it was the first to repair, and its owner does not want it."""
+    them = [identity(n).peer_id for n in range(30, 36)]
+    begun = {}
+    for took_back in (False, True):
+        ours = machine(step=30.0)
+        ours.handle(AliveChanged(dict.fromkeys([ME, THEM, *them], 1 << 40)), 0)
+        holdings = (Holding(THEM, EVERY), *(Holding(peer, EVERY) for peer in them))
+        ours.handle(HoldersChanged(MODEL, holdings if took_back else holdings[:1]), 0)
+        ours.handle(ModelKnown(MODEL, 64, 64 << 22), 0)
+        ours.handle(Tick(), 0)
+        ours.handle(HoldersChanged(MODEL, holdings[:1]), 1)
+        now = 1.0
+        while not of(ours.handle(Tick(), now), StartRepair):
+            ours.handle(ProbeResult(MODEL, THEM, True), now)
+            now += 1
+        begun[took_back] = now
+    assert begun[True] <= 2 < 30 <= begun[False]
+
+
 def test_a_change_for_the_worse_is_told_once_and_so_is_the_better() -> None:
     ours = ready(hold=False)
     told = [e.kind for s in range(5) for e in ours.handle(Tick(), s) if hasattr(e, "fields")]

@@ -136,6 +136,29 @@ def test_at_the_end_a_late_run_is_asked_of_a_quicker_peer_once() -> None:
     assert all(schedule.have(0, leaf) for leaf in range(2))
 
 
+def test_a_copy_states_its_exact_size() -> None:
+    """The rest of a late run has leaves of all sizes; a peer is blamed for another length."""
+    sizes = [1000, 2 * SUBTILE, 70_000]
+    layout = Layout("safetensors", sum(sizes), [(str(n), size) for n, size in enumerate(sizes)])
+    schedule = schedule_of(layout)
+    schedule.add_peer(A, local=True, rate=10e6)
+    schedule.heard(A, 0, WHOLE)
+    late = []
+    while run := schedule.next_run(A, 0.0):
+        late.append(run)
+    schedule.arrived(late[0], 0.1)
+    schedule.add_peer(B, local=True, rate=10e6)
+    schedule.heard(B, 0, WHOLE)
+    copies = []
+    while run := schedule.next_run(B, 5.0):
+        copies.append(run)
+        give(schedule, run, 5.1)
+    assert copies
+    for run in copies:
+        start, stop = layout.run_span(run.lo, run.hi)
+        assert run.size == stop - start
+
+
 def test_a_co_puller_that_has_a_chunk_is_asked_before_the_source() -> None:
     schedule = schedule_of(Layout.flat(4 * SUBTILE))
     schedule.add_peer(A, local=True)

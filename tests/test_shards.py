@@ -7,10 +7,12 @@ import trio
 
 from protocols.announcement import ShardBody
 from protocols.cid import cid_of
+from protocols.errors import LimitError
 from protocols.tiles import ModelTiles
 from synapsed.models import import_model, layouts_of, remove_model
 from synapsed.shards import Shards
 from synapsed.store import Store
+from synapsed.store.reasons import REPLICA, WATCHED
 
 MIB = 1 << 20
 SETTLE = 0.3
@@ -113,6 +115,49 @@ async def test_progress_is_said_now_and_then_and_a_removal_taken_back(
             await said.news()
         nursery.cancel_scope.cancel()
     assert said.withdrawn == [model]
+
+
+async def test_what_is_here_by_the_way_is_not_announced(store: Store, model: bytes) -> None:
+    """Headers of models that we watch over, or what the owner has unpinned: were they announced,
+    no model would ever vanish from a network that has once heard of it."""
+    said = Said()
+    shards = said.shards(store)
+    store.unpin(model)
+    store.pin(model, WATCHED)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shards.run)
+        shards.all_changed()
+        shards.changed(model, at_once=True)
+        await said.news()
+        assert (said.bodies, said.withdrawn) == ([], [model])
+        store.pin(model, REPLICA)
+        shards.all_changed()
+        await said.news()
+        nursery.cancel_scope.cancel()
+    assert [body.model for body in said.bodies] == [model]
+
+
+async def test_more_models_than_may_be_announced_stop_nothing(
+    store: Store, model: bytes, tmp_path: Path
+) -> None:
+    said = Said()
+    full = True
+
+    def announce(body: ShardBody) -> None:
+        if full:
+            raise LimitError("this daemon has 1024 announcements out already")
+        said._said(body)
+
+    shards = Shards(store, announce, said._withdrew, lambda _cid: False, settle=SETTLE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shards.run)
+        shards.changed(model, at_once=True)
+        await trio.sleep(SETTLE / 3)
+        full = False
+        shards.changed(model, at_once=True)
+        await said.news()
+        nursery.cancel_scope.cancel()
+    assert [body.model for body in said.bodies] == [model]
 
 
 async def test_who_has_begun_to_collect_says_so(store: Store) -> None:

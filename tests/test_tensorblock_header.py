@@ -22,6 +22,7 @@ from protocols.safetensors_header import (
     ALIGNMENT,
     DTYPE_BITS,
     MAX_COLONS,
+    MAX_COMMAS,
     MAX_HEADER,
     MAX_RANK,
     MAX_TENSORS,
@@ -232,6 +233,13 @@ def test_too_large_and_truncated() -> None:
             parse_safetensors_header(whole[:end], len(whole) + 4)
     with pytest.raises(HeaderTooLargeError):
         parse(b'{"":0' + b',"":0' * MAX_COLONS + b"}")
+    # Both would take half a gigabyte, and stop every other thread for a quarter of a second.
+    with pytest.raises(HeaderTooLargeError, match="':'"):
+        metadata = b",".join(b'"%d":"-"' % n for n in range(MAX_COLONS))
+        parse(b'{"__metadata__":{' + metadata + b"}}")
+    with pytest.raises(HeaderTooLargeError, match="','"):
+        shape = b"0," * (MAX_COMMAS + 1) + b"0"
+        parse(b'{"a":{"dtype":"U8","shape":[' + shape + b'],"data_offsets":[0,0]}}')
 
 
 def test_too_many_tensors() -> None:

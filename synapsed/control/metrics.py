@@ -72,7 +72,7 @@ class _NodeCollector(Collector):
         if usage.cgroup is not None and usage.cgroup.cpu_seconds is not None:
             spent = {(): usage.cgroup.cpu_seconds}
             yield _counter("cgroup_cpu_seconds", "CPU time of its cgroup.", (), spent)
-        lags = {(name,): value / 1e3 for name, value in lag.items()}
+        lags = {(name,): round(value / 1e3, 6) for name, value in lag.items()}
         yield _gauges("loop_lag_seconds", "Passes of the event loop.", ("quantile",), lags)
 
 

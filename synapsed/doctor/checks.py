@@ -235,7 +235,8 @@ def reachable(facts: Facts) -> Check:
                 "and set net.announce if the outside address differs",
             )
         return passed("reachable", "too early to tell")
-    return passed("reachable", f"others dialled us {live.inbound_ever} times")
+    times = "once" if live.inbound_ever == 1 else f"{live.inbound_ever} times"
+    return passed("reachable", f"others dialled us {times}")
 
 
 def peers(facts: Facts) -> Check:

@@ -10,7 +10,7 @@ import msgspec
 from protocols.cid import cid_of
 from protocols.errors import SynapseError
 from protocols.manifest import FileRef, Layout, Manifest, ModelManifest, encode_manifest, links
-from synapsed.models.folder import check_indexes, scan
+from synapsed.models.folder import NotAModelError, SourceFile, check_indexes, scan
 from synapsed.models.manifests import dependencies, experts, put_experts
 from synapsed.store import Store
 from synapsed.store.disk import check_free
@@ -66,6 +66,12 @@ def import_model(
     UnknownDependencyError, QuotaExceededError, DiskFullError.
     """
     folder = scan(path, name)
+    if not any(_is_model_file(file) for file in folder.files):
+        # One file may be anything of the owner's, and what is imported goes to strangers.
+        raise NotAModelError(
+            f"{path} is neither a .safetensors nor a .gguf file",
+            remedy="name a model's folder, or such a file",
+        )
     for cid in depends_on:
         dependencies(store, cid)
     # Each byte is read twice: to learn its hash, and to copy it.
@@ -90,6 +96,10 @@ def import_model(
         parts = put_experts(store, cid)
         store.pin(cid, IMPORTED)
     return Imported(cid=cid, manifest=manifest, experts=parts, skipped=folder.skipped)
+
+
+def _is_model_file(file: SourceFile) -> bool:
+    return file.layout == "safetensors" or file.path.lower().endswith(".gguf")
 
 
 def import_artefact(
