@@ -10,10 +10,12 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test demo bench soak constraints clean
+.PHONY: help install venv lint test demo bench soak constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+install: .venv/demo.stamp ## the daemon and its command line in .venv, without what only tests need
 
 venv: .venv/test.stamp ## everything that the demo, the tests and the benches need
 

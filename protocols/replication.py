@@ -132,9 +132,7 @@ class Tick(msgspec.Struct, frozen=True):
     """Time passes: one a second or two."""
 
 
-Event = (
-    ModelKnown | LearnFailed | HoldersChanged | AliveChanged | ProbeResult | RepairEnded | Tick
-)
+Event = ModelKnown | LearnFailed | HoldersChanged | AliveChanged | ProbeResult | RepairEnded | Tick
 
 
 class Learn(msgspec.Struct, frozen=True):

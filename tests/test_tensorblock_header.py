@@ -234,11 +234,11 @@ def test_too_large_and_truncated() -> None:
     with pytest.raises(HeaderTooLargeError):
         parse(b'{"":0' + b',"":0' * MAX_COLONS + b"}")
     # Both would take half a gigabyte, and stop every other thread for a quarter of a second.
+    metadata = b",".join(b'"%d":"-"' % n for n in range(MAX_COLONS))
     with pytest.raises(HeaderTooLargeError, match="':'"):
-        metadata = b",".join(b'"%d":"-"' % n for n in range(MAX_COLONS))
         parse(b'{"__metadata__":{' + metadata + b"}}")
+    shape = b"0," * (MAX_COMMAS + 1) + b"0"
     with pytest.raises(HeaderTooLargeError, match="','"):
-        shape = b"0," * (MAX_COMMAS + 1) + b"0"
         parse(b'{"a":{"dtype":"U8","shape":[' + shape + b'],"data_offsets":[0,0]}}')
 
 

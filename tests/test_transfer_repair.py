@@ -18,9 +18,9 @@ from protocols.replication import (
     StartRepair,
 )
 from synapsed.models import held_tiles, import_model, model_manifest, remove_model
-from synapsed.transfer.plan import Part, model_tiles
 from synapsed.replicas import Declined, Replicas
 from synapsed.store.reasons import REPLICA, WATCHED
+from synapsed.transfer.plan import Part, model_tiles
 from synapsed.transfer.repair import Order, Repairs
 from tests.pipes import MemoryTable
 from tests.store_kit import check_store, model_folder
@@ -257,7 +257,7 @@ async def test_junk_headers_are_bounded_in_all_and_of_each_model(
     for order in orders:
         await machine.order(order)
     learned = [cid for cid in cids if victim.store.has_block(cid)]
-    assert 3 <= len([held for held in victim.store.files()]) <= 4
+    assert 3 <= len(list(victim.store.files())) <= 4
     assert victim.store.quota.used < 2 * 200_000
     for cid in learned:
         await machine.order(Forget(cid))
