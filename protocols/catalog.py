@@ -65,9 +65,9 @@ class CatalogLimits(msgspec.Struct, frozen=True):
 
     capacity: int = 16_384
     """Announcements in all: 1,000 daemons with 16 each. About 2 KB of memory each, so 32 MB."""
-    memory: int = 64 << 20
-    """Bytes in all: twice that, for those with many runs of tiles, of which the largest takes
-    80 KB."""
+    memory: int = 128 << 20
+    """Bytes in all, by an estimate on the high side: 8 KB each, which 45 runs of tiles take. With
+    512 runs each it would be a gigabyte."""
     per_issuer: int = 1024
     """Live announcements of one issuer: a daemon that seeds a whole shelf of models."""
     rate: float = 2.0

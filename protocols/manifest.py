@@ -10,7 +10,8 @@ Rules of this file:
 1. A manifest's name is the CID of its one encoding, so one changed byte is another manifest.
 2. Links are hashes, so a block can only link to blocks that existed before it: cycles are
    impossible between real manifests, and `topological_order` refuses pretended ones by name.
-3. A path can only name a file below the folder that it is exported to, and never a pickle.
+3. A path can only name a file below the folder that it is exported to, never a pickle, and
+   nothing in a folder from which other programs run code.
 """
 
 import heapq
@@ -49,6 +50,10 @@ MAX_MILLI = 1 << 53
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 """Formats whose usual loaders run code that stands in the file."""
+
+TOOL_FOLDERS = (".git", "__pycache__")
+"""Folders in which other programs find code and settings that they run: whoever exports a
+stranger's model and then works in that folder must not run what stands there."""
 
 Layout = Literal["safetensors", "flat"]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
@@ -126,6 +131,8 @@ def check_path(path: str) -> None:
     for part in path.split("/"):
         if part in ("", ".", ".."):
             raise refuse("is absolute, or has an empty, . or .. part")
+        if part.casefold() in TOOL_FOLDERS:
+            raise refuse(f"goes through {part}, from which other programs run code")
         if len(part.encode()) > MAX_PATH_PART:
             raise refuse(f"has a part longer than {MAX_PATH_PART} bytes")
     if is_pickle_name(path):

@@ -11,10 +11,8 @@
 Rules of this file:
 1. A copy counts while its holder is alive, announces it, and answers probes (audit.py). Our
    own copies count as they are: scrubbing watches those.
-2. Tiles are repaired in groups of GROUP_TILES, which share one ranking: rendezvous over the
-   live daemons that lack some of the group and have room, by room. Where d copies are missing,
-   the first d of the ranking begin at once, and each after them waits `step` longer. Whoever
-   has part of the group and gets on is taken to repair it, and d is one less.
+2. Tiles are repaired in groups of GROUP_TILES, which share one ranking. Whose turn it is says
+   turns.py: as many as copies are missing at once, others only where those do not get on.
 3. In which order one daemon takes its groups is drawn by its own id: not everybody fetches the
    same tiles from the same holder first.
 4. Too many copies are left alone: they cost only what their holders gave.
@@ -28,20 +26,13 @@ import msgspec
 
 from protocols.audit import Audit
 from protocols.cid import cid_text
-from protocols.copies import (
-    GROUP_TILES,
-    TILE_BYTES,
-    Attempts,
-    Model,
-    count_copies,
-    overlap,
-    runs_of,
-)
+from protocols.copies import GROUP_TILES, Attempts, Model, count_copies, runs_of
 from protocols.effects import Blame, Effect, Emit
 from protocols.peerscore import Fault
 from protocols.ratelimit import TokenBucket
-from protocols.rendezvous import MAX_WEIGHT, cost, rank
+from protocols.rendezvous import cost
 from protocols.shelf import Holding
+from protocols.turns import Turns
 from protocols.watch import Watch
 
 MAX_REPAIRS = 2
@@ -58,11 +49,6 @@ SETTLE = 10.0
 """Seconds after a repair in which its announcement gets around."""
 MAX_BACKOFF = 600.0
 """Seconds until a group whose repair keeps failing is tried again."""
-PATIENCE_STEPS = 10
-"""Steps for which others who seem to get on are waited for at most."""
-LEAST_STEP = 1 / 3
-"""Of `Settings.step`, for a group of a few bytes: 10 s, in which those at work have said so
-(synapsed/shards.py, every 5 s)."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -72,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     hold: bool = True
     """Whether we take tiles at all."""
     step: float = 30.0
-    """For which each in the ranking waits for the one before: a group's repair at 10 MB/s."""
+    """For which those further down the ranking wait: a group's repair at 10 MB/s."""
     delay: float = 5.0
     """Before anybody begins: announcements of one change arrive within two."""
     probe_interval: float = 60.0
@@ -191,6 +177,7 @@ class Replication:
         self._watch = Watch(
             me, lambda: Audit(settings.probe_interval, settings.grace), strangers=settings.hold
         )
+        self._turns = Turns(me, copies=settings.copies, delay=settings.delay, step=settings.step)
         self._room: dict[bytes, int] = {}
         self._probes = TokenBucket(PROBE_RATE, PROBE_BURST)
         self._ranked = 0
@@ -222,7 +209,7 @@ class Replication:
 
     def _set_alive(self, room: dict[bytes, int]) -> None:
         changed = room.keys() ^ self._room.keys()
-        self._room = room
+        self._room = self._turns.room = room
         if not changed:
             return
         self._watch.forget_asked(room)
@@ -361,8 +348,9 @@ class Replication:
             running = sum(len(other.repairing) for other in self._watch.models.values())
             if running >= MAX_REPAIRS or self._ranked >= RANKED_PER_TICK:
                 break
-            lacking = self._lacking(model, group)
-            if lacking and self._is_our_turn(model, group, lacking, now):
+            lacking = self._turns.lacking(model, group)
+            self._ranked += len(self._room) if lacking else 0
+            if lacking and self._turns.is_ours(model, group, lacking, now):
                 model.repairing.add(group)
                 effects.append(StartRepair(model.cid, group, runs_of(lacking)))
                 effects.append(_told_repair(model.cid, group, len(lacking)))
@@ -386,65 +374,6 @@ class Replication:
             key = self._me + model.cid
             ready.sort(key=lambda group: cost(key, group.to_bytes(8, "big"), 1))
         return ready
-
-    def _lacking(self, model: Model, group: int) -> list[int]:
-        """Tiles of the group with too few copies, none of them ours."""
-        mine = model.holdings.get(self._me, Holding(self._me, ()))
-        return [
-            tile
-            for tile in model.group_tiles(group)
-            if model.counts[tile] < self._settings.copies and not mine.holds(tile)
-        ]
-
-    def _is_our_turn(self, model: Model, group: int, lacking: list[int], now: float) -> bool:
-        begun = model.short_since[group] + self._settings.delay
-        ranking = self._ranking(model, group, lacking)
-        missing = self._settings.copies - min(model.counts[tile] for tile in lacking)
-        if now < begun + PATIENCE_STEPS * self._settings.step:
-            busy = self._at_work(model, group, now)
-            missing -= len(busy)
-            ranking = [peer for peer in ranking if peer not in busy]
-        if self._me not in ranking or missing <= 0:
-            return False
-        behind = max(0, ranking.index(self._me) - missing + 1)
-        return now >= begun + behind * self._step(model, group)
-
-    def _step(self, model: Model, group: int) -> float:
-        """Seconds that each waits for the one before: less where there is less to fetch."""
-        share = model.group_bytes(group) / (GROUP_TILES * TILE_BYTES)
-        return self._settings.step * max(LEAST_STEP, share)
-
-    def _ranking(self, model: Model, group: int, lacking: list[int]) -> list[bytes]:
-        """Live daemons that could, and would, take the group's tiles, first choice first."""
-        needed = model.group_bytes(group)
-        self._ranked += len(self._room)
-        if len(model.weights) > 2 * len(self._room) + 64:
-            model.weights.clear()  # of those who have gone
-        candidates = [
-            # Weights stay while the model is short: repairing takes room, and would else move
-            # those who repair down the ranking before what they fetched is announced.
-            (peer, model.weights.setdefault(peer, _weight(room)))
-            for peer, room in self._room.items()
-            if room >= needed
-            and peer not in model.left
-            and not (
-                peer in model.holdings and all(model.holdings[peer].holds(tile) for tile in lacking)
-            )
-        ]
-        return rank(model.cid + group.to_bytes(8, "big"), candidates)
-
-    def _at_work(self, model: Model, group: int, now: float) -> set[bytes]:
-        """Others who have part of the group and have got further lately: they are repairing it,
-        wherever the ranking puts them now that they have less room."""
-        tiles = model.group_tiles(group)
-        return {
-            peer
-            for peer, at in model.progress.items()
-            if peer != self._me
-            and peer in self._room
-            and now < at + self._settings.step
-            and 0 < overlap(model.holdings[peer], tiles) < len(tiles)
-        }
 
     # -- queries -------------------------------------------------------------------------------
 
@@ -471,15 +400,6 @@ class Replication:
     def models(self) -> list[bytes]:
         """The models watched, in order."""
         return sorted(self._watch.models)
-
-
-def _weight(room: int) -> int:
-    """A power of two, so that a ranking does not change with each megabyte that somebody fills.
-
-    Quotas are round numbers: a quarter more keeps an empty store of 2^k bytes, and one that has
-    taken its first headers, on the same side of the step.
-    """
-    return min(1 << ((room + room // 4).bit_length() - 1), MAX_WEIGHT) if room > 0 else 0
 
 
 def _told_repair(cid: bytes, group: int, tiles: int) -> Emit:

@@ -210,10 +210,6 @@ class Layout:
         section = self.sections[bisect_right(self._starts, offset) - 1]
         return section.first_leaf + (offset - section.start) // SUBTILE
 
-    def leaves_of_bytes(self, start: int, stop: int) -> tuple[int, int]:
-        """The run of leaves that covers the bytes [start, stop), of which there is one or more."""
-        return self.leaf_at(start), self.leaf_at(stop - 1) + 1
-
     def leaves_of_tile(self, tile: int) -> tuple[int, int]:
         """The leaves [lo, hi) of `tile`."""
         if not 0 <= tile < self.tile_count:
@@ -345,11 +341,6 @@ def _edges(covered: Sequence[Section], lo: int, hi: int) -> Iterator[tuple[Secti
         a, b = max(lo, section.first_leaf), min(hi, section.end_leaf)
         if b - a < section.leaves:
             yield section, a - section.first_leaf, b - section.first_leaf
-
-
-def prove(tree: BlockTree, lo: int, hi: int) -> list[bytes]:
-    """The proof for the leaves [lo, hi)."""
-    return tree.prove(lo, hi)
 
 
 def run_proof_length(layout: Layout, lo: int, hi: int) -> int:

@@ -21,10 +21,6 @@ class ModelTiles:
             self._first.append(self.count)
             self.count += layout.tile_count
 
-    def of_file(self, file: int) -> tuple[int, int]:
-        """The tiles [first, end) of a file."""
-        return self._first[file], self._first[file] + self._layouts[file].tile_count
-
     def leaves(self, tile: int) -> tuple[int, int, int]:
         """(file, lo, hi): the leaves [lo, hi) that a tile is. Raises LeafRangeError."""
         if not 0 <= tile < self.count:

@@ -41,6 +41,7 @@ NOTABLE = frozenset(
 ALARMING = frozenset(
     {
         "bootstrap.unreachable",
+        "store.damaged",
         "store.database-lost",
         "store.file-lost",
         "store.quota-warning",

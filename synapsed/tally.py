@@ -22,6 +22,8 @@ class Tally:
         """Our own failures by the task's name."""
         self.inbound = 0
         """Connections that others opened to us."""
+        self.damaged = 0
+        """Sub-tiles that our own disk has spoiled since the start."""
         self.mdns_error = ""
         self.scrub: tuple[float, int] | None = None
         """When the last scrub ended, and how much was bad."""
@@ -35,6 +37,11 @@ class Tally:
             f"{name} failed {times} time{'s' if times > 1 else ''}: see the log"
             for name, times in self.failed_tasks.items()
         ]
+        if self.damaged:
+            lines.append(
+                f"{self.damaged} sub-tiles were damaged on disk and are forgotten: check the disk,"
+                " and run `synapsectl scrub`"
+            )
         return lines
 
     def _on_event(self, event: Event) -> None:
@@ -55,6 +62,8 @@ class Tally:
                 _count(self.failed_tasks, fields["name"])
             case "peer.connected" if fields["direction"] == "inbound":
                 self.inbound += 1
+            case "store.damaged":
+                self.damaged += fields["leaves"]
             case "mdns.failed":
                 self.mdns_error = fields["why"]
             case "store.database-lost":

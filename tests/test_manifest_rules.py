@@ -174,6 +174,13 @@ def test_paths_that_escape_are_refused(path: str) -> None:
         check_path(path)
 
 
+@pytest.mark.parametrize("path", [".git/config", "a/.GIT/hooks/post-checkout", "__pycache__/x.py"])
+def test_paths_into_folders_that_programs_run_code_from_are_refused(path: str) -> None:
+    with pytest.raises(BadPathError, match="run code"):
+        check_path(path)
+    check_path(".gitattributes")
+
+
 @pytest.mark.parametrize("path", ["pytorch_model.bin", "a/b.PT", "x.ckpt", "x.pkl", "y.pth"])
 def test_pickles_are_refused_wherever_they_are_named(path: str) -> None:
     with pytest.raises(PickleRefusedError, match="safetensors"):

@@ -1,5 +1,6 @@
 """Experts are found by the names that libraries give their tensors."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,4 +95,17 @@ def test_parts_by_name(tmp_path: Path) -> None:
     for parts in (["layer9.expert0"], []), ([], ["no.such"]), ([], ["__metadata__"]), ([], [""]):
         with pytest.raises(UnknownPartError):
             sections_of(store, done.cid, *parts)
+    store.close()
+
+
+def test_made_up_names_make_no_flood_of_manifests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each expert's manifest is a file of 200 bytes, and takes 4 KB of the disk."""
+    monkeypatch.setattr(sys.modules[expert_of.__module__], "MAX_EXPERTS", 7)
+    store = Store.open(tmp_path / "store", QUOTA)
+    few = import_model(store, model_folder(tmp_path / "few", moe_tensors(1, 7)))
+    many = import_model(store, model_folder(tmp_path / "many", moe_tensors(2, 4)))
+    assert len(few.experts) == 7
+    assert many.experts == {}
     store.close()

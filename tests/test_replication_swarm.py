@@ -31,7 +31,7 @@ from protocols.replication import (
 )
 from protocols.shelf import Holding
 from protocols.watch import MAX_LEARNS, MAX_MODELS, STRANGE_TILES
-from tests.gossip_kit import cid, identity
+from tests.gossip_kit import MacIdentity, cid, identity
 from tests.replication_world import MODEL, TILE_SECONDS, World
 
 R = 3
@@ -473,6 +473,20 @@ def test_a_tick_is_short_however_much_is_short_of_copies() -> None:
         looked |= {model for model in models if ours.standing(model).tiles}
     assert longest < 0.5  # 60 ms here; 3 s where all are looked at in every tick
     assert len(looked) == len(models)  # and all have their turn
+
+
+def test_strangers_who_claim_room_and_never_repair_delay_it_by_minutes_and_not_by_hours() -> None:
+    settings = Settings()
+    ours = Replication(ME, settings, lambda n: n - 1)
+    crowd = [MacIdentity(f"sybil {n}").peer_id for n in range(1000)]
+    ours.handle(AliveChanged({ME: 1 << 34, THEM: 0, **dict.fromkeys(crowd, 1 << 48)}), 0)
+    ours.handle(HoldersChanged(MODEL, (Holding(THEM, EVERY),)), 0)
+    ours.handle(ModelKnown(MODEL, 64, 64 << 22), 0)
+    now = 0.0
+    while not of(ours.handle(Tick(), now), StartRepair):
+        ours.handle(ProbeResult(MODEL, THEM, True), now)
+        now += 1
+    assert 60 < now < 10 * settings.step + 10
 
 
 def test_who_holds_nothing_for_others_learns_nothing_of_others() -> None:

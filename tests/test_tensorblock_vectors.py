@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from protocols.safetensors_header import HeaderError, parse_safetensors_header
-from protocols.tensorblock import Layout, prove
+from protocols.tensorblock import Layout
 from tests.test_tensorblock_tree import Block, spec_hash, spec_root
 
 HERE = Path(__file__).parent / "vectors"
@@ -41,7 +41,7 @@ def test_vectors_are_ours(vector: dict[str, Any]) -> None:
     assert vector["proofs"] or not layout.leaf_count
     for run in vector["proofs"]:
         lo, hi = run["lo"], run["hi"]
-        assert [value.hex() for value in prove(block.tree, lo, hi)] == run["proof"]
+        assert [value.hex() for value in block.tree.prove(lo, hi)] == run["proof"]
         block.verify(lo, hi, block.run(lo, hi), [bytes.fromhex(v) for v in run["proof"]])
 
 

@@ -12,7 +12,6 @@ from synapsed.transfer.limits import (
     MAX_UPLOADS,
     MIN_CHUNK,
     MIN_SHARE,
-    Throttle,
     Uploads,
     UploadsPausedError,
 )
@@ -147,20 +146,3 @@ def test_even_without_a_limit_the_peers_served_are_bounded() -> None:
         with uploads.serving(b"a"), uploads.serving(b"b") as second:
             assert not second
     assert MAX_UPLOADS > 8
-
-
-async def test_a_throttle_slows_all_who_share_it(autojump_clock: MockClock) -> None:
-    throttle, taken = Throttle(MB), Counter[int]()
-
-    async def take(number: int) -> None:
-        while True:
-            await throttle.take(CHUNK)
-            taken[number] += CHUNK
-
-    with trio.move_on_after(20):
-        async with trio.open_nursery() as nursery:
-            for number in range(3):
-                nursery.start_soon(take, number)
-    assert 0.95 < taken.total() / 20 / MB < 1.05
-    throttle.set_rate(0)
-    await throttle.take(CHUNK)

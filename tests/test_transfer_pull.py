@@ -21,7 +21,7 @@ from synapsed.models import (
 )
 from synapsed.store import QuotaExceededError
 from synapsed.transfer.errors import PullFailedError, StoppedError
-from synapsed.transfer.limits import NoRoomError, Room, Throttle
+from synapsed.transfer.limits import NoRoomError, Room
 from synapsed.transfer.plan import Part
 from synapsed.transfer.progress import PullProgress, PullReport
 from tests.store_kit import Events, check_store, model_folder, moe_tensors, reopened, same_folders
@@ -243,15 +243,6 @@ async def test_while_paused_nothing_is_asked_for(swarm: World, folder: Path) -> 
         await trio.sleep(0.1)
         newcomer.puller.resume()
     assert whole(newcomer, cid)
-
-
-async def test_a_throttle_holds_back_what_arrives(swarm: World, folder: Path) -> None:
-    origin, newcomer = swarm.node(), swarm.node()
-    cid = imported(origin, folder)
-    newcomer.knows(origin)
-    newcomer.puller.throttle = Throttle(8 * MiB)
-    report = await newcomer.puller.pull(cid)
-    assert report.seconds > 0.9 * report.fetched / (8 * MiB) - 0.2
 
 
 async def test_two_pulls_of_one_daemon_take_each_byte_about_once(

@@ -32,6 +32,9 @@ MAX_TENSOR_NAME = 512
 MAX_TOWER = 64
 """Characters in front of `layer4.expert7`, so that it fits a manifest's names."""
 
+MAX_EXPERTS = 1 << 15
+"""Of a model; the largest published has 23,000. Each has a manifest, which is a file."""
+
 ExpertKey = tuple[str, int, int]
 
 
@@ -68,6 +71,8 @@ def experts_of(
             key = expert_of(section.name)
             if key is not None:
                 tensors.setdefault(key, []).append(TensorRef(file=file, section=section.index))
+    if len(tensors) > MAX_EXPERTS:
+        return []  # names that are made up: a checkpoint has no more
     return [_manifest(cid, key, tensors[key]) for key in sorted(tensors) if _fits(tensors[key])]
 
 

@@ -119,9 +119,8 @@ def remove_model(store: Store, cid: bytes) -> int:
 
 def unpin_model(store: Store, cid: bytes) -> None:
     """Let `gc` take a model, but for the headers by which we watch over others' copies."""
-    with store.saving():
-        for reason in _reasons(store).get(cid, []):
-            store.unpin(cid, reason)
+    for reason in _reasons(store).get(cid, []):
+        store.unpin(cid, reason)
 
 
 def forget_watched(store: Store, cid: bytes) -> None:

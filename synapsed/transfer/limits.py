@@ -1,8 +1,8 @@
-"""How fast model bytes may leave and arrive, and whose turn it is.
+"""How fast model bytes may leave and whose turn it is; how many may arrive for others.
 
 `Uploads` shares one rate between peers by deficit round robin (Shreedhar and Varghese 1996): each
-peer that waits gets a chunk in its turn, however many streams it has open. `Throttle` slows our
-own pulls. Both can be changed, and uploads paused, while transfers run; a rate of 0 is no limit.
+peer that waits gets a chunk in its turn, however many streams it has open. It can be changed, and
+paused, while transfers run; a rate of 0 is no limit.
 """
 
 from collections import Counter, deque
@@ -190,23 +190,6 @@ class Uploads:
 
     def _new_bucket(self) -> TokenBucket:
         return _bucket(self._rate)
-
-
-class Throttle:
-    """A rate that many tasks share, first come first served: for what arrives."""
-
-    def __init__(self, rate: int = 0) -> None:
-        self._bucket = _bucket(rate)
-        self.rate = rate
-
-    def set_rate(self, rate: int) -> None:
-        """Change the limit; who waits already is not hurried."""
-        self.rate, self._bucket = rate, _bucket(rate)
-
-    async def take(self, size: int) -> None:
-        """Wait until `size` more bytes may arrive. No checkpoint where nothing is limited."""
-        while self.rate and (wait := self._bucket.take(size, trio.current_time())):
-            await trio.sleep(max(wait, MIN_WAIT))
 
 
 def _bucket(rate: int) -> TokenBucket:

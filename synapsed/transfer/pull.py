@@ -25,7 +25,7 @@ from synapsed.models import model_manifest
 from synapsed.store import HeldFile, Keep, QuotaExceededError, Store, StoreError
 from synapsed.transfer.crew import Blame, Crew
 from synapsed.transfer.errors import PeerError, StoppedError
-from synapsed.transfer.limits import Room, Throttle
+from synapsed.transfer.limits import Room
 from synapsed.transfer.plan import Part, Plan, looked_at_again, make_plan, model_tiles
 from synapsed.transfer.progress import Meter, PullProgress, PullReport
 from synapsed.transfer.sources import Sources
@@ -68,16 +68,14 @@ class Puller:
         *,
         blame: Blame,
         credit: Credit = _no_credit,
-        throttle: Throttle | None = None,
     ) -> None:
-        """`me` is our peer id; `throttle` limits what arrives for all pulls together."""
+        """`me` is our peer id."""
         self.me = me
         self.store = store
         self.streams = streams
         self.sources = sources
         self.blame = blame
         self.credit = credit
-        self.throttle = throttle or Throttle()
         self.parsing = trio.CapacityLimiter(LAYOUTS_PARSED)
         self._running: list[Pull] = []
         self._started = 0
@@ -331,7 +329,6 @@ class Pull:
         self._counted(run, leaf, len(data), new=new)
         if new:
             self._puller.brought(self, self.files[run.file][0], leaf)
-        await self._puller.throttle.take(len(data))
         while self._unsaved > MAX_UNSAVED:
             await self._saved.wait()
 

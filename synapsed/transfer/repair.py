@@ -3,6 +3,7 @@
 Each order is a task of its own; what came of it goes back to the machine as an event.
 """
 
+import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -33,6 +34,9 @@ from synapsed.transfer.sources import FixedSources, Source
 LEARN_SECONDS = 30.0
 """For one model's manifest and headers: 16 MiB at 0.5 MB/s. A holder that only dawdles does not
 keep one of the few places for longer."""
+
+LEARN_FROM = 4
+"""Holders that are asked, drawn anew each time: one is enough, and a thousand may announce it."""
 
 Order = Learn | Forget | StartProbe | StartRepair
 Told = Callable[[ModelKnown | LearnFailed | ProbeResult | RepairEnded], None]
@@ -87,8 +91,9 @@ class Repairs:
                 nursery.start_soon(self._repair, order, nursery)
 
     async def _learn(self, order: Learn) -> None:
-        me = self._puller.me
-        holders = FixedSources([Source(peer) for peer in order.holders if peer != me])
+        others = [peer for peer in order.holders if peer != self._puller.me]
+        asked = random.sample(others, min(LEARN_FROM, len(others)))
+        holders = FixedSources([Source(peer) for peer in asked])
         outcome: ModelKnown | LearnFailed = LearnFailed(order.model)
         why = f"nobody gave it within {LEARN_SECONDS:.0f} s"
         try:

