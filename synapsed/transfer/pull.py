@@ -207,6 +207,7 @@ class Pull:
         self._meter: Meter | None = None
         self._held: list[HeldFile] = []
         self._numbers: dict[bytes, int] = {}
+        self._early: list[tuple[bytes, int]] = []
         self._scope = trio.CancelScope()
         self._failure: SynapseError | None = None
         self._change = trio.Event()
@@ -274,6 +275,9 @@ class Pull:
         self._meter, self._schedule = await trio.to_thread.run_sync(prepare)
         self._numbers = {root: number for number, (root, _) in enumerate(self.files)}
         self.ready.set()
+        early, self._early = self._early, []
+        for root, leaf in early:
+            self.found(root, leaf)
 
     def _finish(self, seconds: float) -> PullReport:
         assert self._meter is not None
@@ -349,6 +353,10 @@ class Pull:
 
     def found(self, root: bytes, leaf: int) -> None:
         """Another pull brought a leaf of a file: it is counted here, and not fetched again."""
+        if not self.ready.is_set():
+            # The schedule is being made in a thread, from a look that may be older than this.
+            self._early.append((root, leaf))
+            return
         number = self._numbers.get(root)
         if number is None or not self.schedule.found(number, leaf):
             return
