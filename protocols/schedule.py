@@ -69,9 +69,7 @@ class Schedule:
         Schedules of one daemon that run at a time have another `order` each: rule 1.
         """
         self.me = me
-        self._seed = (int.from_bytes(me[-8:], "big") | 1) + 2 * (order // 2)
-        # Two pulls of the same go through it from both ends, and meet once.
-        self._backwards = 0xFFFFFFFFFFFFFFFF if order % 2 else 0
+        self._seed = (int.from_bytes(me[-8:], "big") | 1) + 2 * order
         self.peers: dict[bytes, Peer] = {}
         self.left_bytes = 0
         self._files = list(files)
@@ -333,8 +331,7 @@ class Schedule:
 
     def _noise_of(self, number: int) -> int:
         """Our own order of equally rare chunks: runs of four stay together (a tile)."""
-        mixed = (number // 4 + 1) * 0x9E3779B97F4A7C15 * self._seed & 0xFFFFFFFFFFFFFFFF
-        return mixed ^ self._backwards
+        return (number // 4 + 1) * 0x9E3779B97F4A7C15 * self._seed & 0xFFFFFFFFFFFFFFFF
 
     def _sort(self, now: float) -> None:
         if not self._dirty or now - self._order_at < SCAN_SECONDS * self._order_cost:
