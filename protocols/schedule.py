@@ -18,13 +18,17 @@ not (`failed`). All of it at a time `now`, in seconds of any steady clock.
    halves with each use. A co-puller that is slow, lying or gone therefore delays, never stops.
 6. *Endgame*: when all is handed out, what one peer is late with is also asked of an idle one
    that is quicker.
+7. *Siblings*: pulls of one daemon write to one store, so what a sibling has in flight is waited
+   for, not asked for: it arrives (`found`), or is free when the sibling's run has failed. Only
+   what is in flight is waited for, and that has a timeout, so no two wait for each other. Where
+   nothing else is left, rule 6 holds for a sibling's late run as well.
 
 By rule 4 eight newcomers take each byte 1.0 to 1.1 times from their only source, where without it
 they would take it eight times (tests/test_schedule_swarm.py).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from protocols.blocks import MAX_FETCH_LEAVES, Holding
 from protocols.chunks import ChunkMap, Run, Spans
@@ -53,6 +57,11 @@ SCAN_SECONDS = 40e-6
 takes a hundredth of the time, whatever peers say."""
 
 
+def alone() -> Iterable["Schedule"]:
+    """The siblings of a pull that has none."""
+    return ()
+
+
 class Schedule:
     """The missing leaves of a pull and the peers that may send them."""
 
@@ -63,16 +72,22 @@ class Schedule:
         wanted: Sequence[Sequence[Run]],
         *,
         order: int = 0,
+        siblings: Callable[[], Iterable["Schedule"]] = alone,
     ) -> None:
         """`files` are (root, layout); `wanted[i]` are the runs of missing leaves of file i.
 
-        Schedules of one daemon that run at a time have another `order` each: rule 1.
+        Schedules of one daemon that run at a time have another `order` each (rule 1), and know
+        of the others by `siblings` (rule 7), which share their clock.
         """
         self.me = me
         self._seed = (int.from_bytes(me[-8:], "big") | 1) + 2 * order
         self.peers: dict[bytes, Peer] = {}
         self.left_bytes = 0
         self._files = list(files)
+        self._numbers = {root: number for number, (root, _) in enumerate(files)}
+        self._siblings = siblings
+        self._away: dict[int, int] = {}
+        """Leaves of each chunk that siblings have in flight, as `next_run` last saw it."""
         self._map = ChunkMap([layout for _, layout in files])
         self._lacking: dict[int, int] = {}
         self._todo: dict[int, int] = {}
@@ -194,7 +209,10 @@ class Schedule:
         if len(record.runs) >= record.depth():
             return None
         self._sort(now)
-        run = self._pick(record, now) or self._copy_late(record, now)
+        self._away = self._masks_of((file, run) for file, _, run in self._elsewhere())
+        run = (
+            self._pick(record, now) or self._copy_late(record, now) or self._take_over(record, now)
+        )
         if run is None:
             if not record.runs and record.idle_since is None:
                 record.idle_since = now
@@ -211,7 +229,7 @@ class Schedule:
         steps = self._steps(peer, now)
         budget = SCAN_BUDGET
         for number in self._order:
-            mask = self._todo.get(number, 0) & self._mask(peer, number)
+            mask = self._free(peer, number)
             if not mask:
                 continue
             turn = self._turn(peer, number)
@@ -258,7 +276,7 @@ class Schedule:
                 if behind is None or behind.file != chunk.file:
                     break
                 chunk = behind
-                mask = self._todo.get(number, 0) & self._mask(peer, number)
+                mask = self._free(peer, number)
                 if mask and self._turn(peer, number) > steps:
                     break
             if not mask >> (lo - chunk.lo) & 1:
@@ -268,13 +286,13 @@ class Schedule:
 
     def _copy_late(self, peer: Peer, now: float) -> Assignment | None:
         """Rule 6: the rest of the run that is latest at another peer, where `peer` is quicker."""
-        if self._todo_bytes or peer.runs or not peer.rate:
+        if peer.runs or not peer.rate or not self._all_handed_out():
             return None
-        latest, most = None, 0.0
+        latest, most = None, COPY_SECONDS
         for other in self.peers.values():
             for run in other.runs:
-                late = other.seconds_to(run, now) - COPY_FACTOR * bytes_left(run) / peer.rate
-                if late > max(most, COPY_SECONDS) and not run.copied and self._has_all(peer, run):
+                late = _lateness(other, run, peer.rate, now)
+                if late > most and not run.copied and self._may_copy(peer, run):
                     latest, most = run, late
         if latest is None:
             return None
@@ -284,6 +302,25 @@ class Schedule:
         return Assignment(
             peer.peer, latest.file, latest.next, latest.hi, stop - start, latest.next, copied=True
         )
+
+    def _take_over(self, peer: Peer, now: float) -> Assignment | None:
+        """Rules 6 and 7: what a sibling's peer is late with counts as free, for a quicker one.
+
+        Also for one that never sent anything: all that it has may be in flight at the sibling.
+        """
+        if peer.runs or not self._away:
+            return None
+        rate = peer.rate or SLOW_RATE
+        flying = list(self._elsewhere())
+        waited_for = [
+            (file, run)
+            for file, other, run in flying
+            if other.peer == peer.peer or _lateness(other, run, rate, now) <= COPY_SECONDS
+        ]
+        if len(waited_for) == len(flying):
+            return None
+        self._away = self._masks_of(waited_for)
+        return self._pick(peer, now)
 
     def _turn(self, peer: Peer, number: int) -> int:
         """Steps of patience before `peer` may be asked for a chunk; 0 is at once (rules 3, 4)."""
@@ -322,6 +359,37 @@ class Schedule:
             name = self._files[chunk.file][0] + chunk.lo.to_bytes(4, "big")
             found = self._costs[(number, peer)] = (cost(name, peer, 1), peer)
         return found
+
+    # -- siblings ---------------------------------------------------------------------------
+
+    def _elsewhere(self) -> Iterator[tuple[int, Peer, Assignment]]:
+        """Siblings' runs of our files: our number of the file, who was asked, and for what."""
+        for sibling in self._siblings():
+            for peer in sibling.peers.values():
+                for run in peer.runs:
+                    file = self._numbers.get(sibling._files[run.file][0])
+                    if file is not None:
+                        yield file, peer, run
+
+    def _masks_of(self, runs: Iterable[tuple[int, Assignment]]) -> dict[int, int]:
+        """What is still to come of `runs`, each with our number of its file, by chunk."""
+        masks: dict[int, int] = {}
+        for file, run in runs:
+            coming = Spans([(run.next, run.hi)])
+            for number in self._map.of_run(file, run.next, run.hi):
+                masks[number] = masks.get(number, 0) | coming.mask(self._map.chunks[number])
+        return masks
+
+    def _free(self, peer: Peer, number: int) -> int:
+        """The leaves of a chunk that `peer` has and that were asked of nobody."""
+        mask = self._todo.get(number, 0) & ~self._away.get(number, 0)
+        return mask and mask & self._mask(peer, number)
+
+    def _all_handed_out(self) -> bool:
+        """Whether all that is lacking was asked for, here or by siblings."""
+        return not self._todo_bytes or not any(
+            mask & ~self._away.get(number, 0) for number, mask in self._todo.items()
+        )
 
     # -- bookkeeping ------------------------------------------------------------------------
 
@@ -374,10 +442,13 @@ class Schedule:
             mask = peer.masks[number] = spans.mask(chunk) if spans is not None else 0
         return mask
 
-    def _has_all(self, peer: Peer, run: Assignment) -> bool:
-        """Whether `peer` has what is left of another's run."""
+    def _may_copy(self, peer: Peer, run: Assignment) -> bool:
+        """Whether `peer` has what is left of another's run, and no sibling took any of it over."""
         held = peer.held.get(run.file)
-        return held is not None and held.covers(run.next, run.hi)
+        if held is None or not held.covers(run.next, run.hi):
+            return False
+        left = self._masks_of([(run.file, run)])
+        return not any(mask & self._away.get(number, 0) for number, mask in left.items())
 
     def _wants(self, peer: Peer, number: int) -> bool:
         """Whether a co-puller wants something of a chunk that it has not got."""
@@ -421,6 +492,11 @@ class Schedule:
                 start, stop = self._files[run.file][1].leaf_span(leaf)
                 self._todo_bytes += stop - start
         self._dirty = True
+
+
+def _lateness(peer: Peer, run: Assignment, rate: float, now: float) -> float:
+    """Seconds that `run`, one of `peer`'s, takes longer than a copy at `rate` is allowed to."""
+    return peer.seconds_to(run, now) - COPY_FACTOR * bytes_left(run) / rate
 
 
 def _runs(mask: int, base: int) -> Iterator[Run]:

@@ -1,6 +1,7 @@
 """What one schedule hands out: never twice, never what a peer lacks, never more than is missing."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -353,6 +354,165 @@ def test_two_pulls_of_one_daemon_find_what_the_other_brought() -> None:
     assert fetched < 1.2 * BIG.leaf_count
     assert schedules[0].left_bytes == schedules[1].left_bytes == 0
     assert not schedules[0].found(0, 5)
+
+
+def siblings(*wanted: Sequence[tuple[int, int]], layout: Layout) -> list[Schedule]:
+    """Schedules of one daemon's pulls that know of each other; each wants its runs of ROOT."""
+    made: list[Schedule] = []
+    for at, runs in enumerate(wanted):
+        others = partial(_others, made, at)
+        made.append(Schedule(ME, [(ROOT, layout)], [runs], order=at, siblings=others))
+    return made
+
+
+def _others(schedules: list[Schedule], at: int) -> list[Schedule]:
+    return schedules[:at] + schedules[at + 1 :]
+
+
+def leaves_of(*runs: Assignment | None) -> set[int]:
+    return {leaf for run in runs if run is not None for leaf in range(run.next, run.hi)}
+
+
+def asked_at_once(schedule: Schedule, peer: bytes, now: float) -> list[Assignment]:
+    """All that a schedule asks a peer for before anything comes."""
+    asked = []
+    while run := schedule.next_run(peer, now):
+        asked.append(run)
+    return asked
+
+
+def test_what_a_sibling_has_in_flight_is_waited_for_until_it_fails() -> None:
+    one, two = siblings([(0, 8)], [(0, 8)], layout=Layout.flat(8 * SUBTILE))
+    for schedule in (one, two):
+        schedule.add_peer(A, local=True, rate=100e6)
+        schedule.heard(A, 0, WHOLE)
+    mine = asked_at_once(one, A, 0.0)
+    theirs = asked_at_once(two, A, 0.0)
+    assert not leaves_of(*mine) & leaves_of(*theirs)
+    for run in theirs:
+        for leaf in range(run.lo, run.hi):
+            one.found(0, leaf)
+        give(two, run, 0.1)
+    assert not asked_at_once(two, A, 0.1)
+    free = leaves_of(mine[0])
+    one.failed(mine[0])
+    again = asked_at_once(two, A, 0.2)
+    assert leaves_of(*again) == free
+    assert not asked_at_once(one, A, 0.2), "now the other one waits"
+    one.drop_peer(A)
+    rest = leaves_of(*mine[1:])
+    for run in again:
+        give(two, run, 0.3)
+    while not two.finished:
+        for run in asked_at_once(two, A, 0.4):
+            assert leaves_of(run) <= rest
+            give(two, run, 0.4)
+
+
+def test_siblings_know_a_file_by_its_root() -> None:
+    """It has another number in each pull; what flies of another file is no reason to wait."""
+    small = Layout.flat(4 * SUBTILE)
+    other = Schedule(ME, [(ROOT[::-1], small), (ROOT, small)], [[], [(0, 4)]])
+    apart = Schedule(ME, [(ROOT[::-1], small)], [[(3, 4)]])
+    schedule = Schedule(ME, [(ROOT, small)], [[(0, 4)]], siblings=lambda: [apart, other])
+    for pull, file in ((other, 1), (apart, 0), (schedule, 0)):
+        pull.add_peer(A, local=True, rate=10e6)
+        pull.heard(A, file, WHOLE)
+    assert leaves_of(*asked_at_once(apart, A, 0.0)) == {3}
+    assert leaves_of(*asked_at_once(other, A, 0.0)) == {0, 1, 2}
+    assert leaves_of(*asked_at_once(schedule, A, 0.0)) == {3}
+
+
+def test_what_a_sibling_is_late_with_is_asked_of_a_quicker_peer_once() -> None:
+    one, two = siblings([(0, 2)], [(0, 2)], layout=Layout.flat(2 * SUBTILE))
+    late, own, strange, idle = A, B, C, bytes([4]) * 38
+    for peer in (late, own, idle):
+        one.add_peer(peer, local=True, rate=10e6)
+    one.heard(late, 0, WHOLE)
+    assert leaves_of(*asked_at_once(one, late, 0.0)) == {0, 1}
+    for peer, rate in ((late, 10e6), (strange, 0.0)):
+        two.add_peer(peer, local=True, rate=rate)
+        two.heard(peer, 0, WHOLE)
+    assert two.next_run(strange, 0.1) is None, "nobody is late yet"
+    assert two.next_run(late, 30.0) is None, "it is the late one"
+    for peer in (own, idle):
+        one.heard(peer, 0, WHOLE)
+    copied = one.next_run(own, 30.0)
+    taken = two.next_run(strange, 30.0)
+    assert copied is not None
+    assert taken is not None
+    assert leaves_of(copied) | leaves_of(taken) == {0, 1}
+    assert one.next_run(idle, 30.0) is None, "both have just been asked for"
+    give(two, taken, 30.1)
+    one.found(0, taken.lo)
+    assert two.next_run(strange, 30.1) is None, "so was what is left"
+    give(one, copied, 30.1)
+    two.found(0, copied.lo)
+    assert one.finished
+    assert two.finished
+
+
+def test_at_the_end_what_a_sibling_has_in_flight_counts_as_handed_out() -> None:
+    one, two = siblings([(0, 8)], [(0, 4)], layout=Layout.flat(8 * SUBTILE))
+    two.add_peer(C, local=True, rate=100e6)
+    two.heard(C, 0, WHOLE)
+    assert leaves_of(*asked_at_once(two, C, 0.0)) == set(range(4))
+    for peer in (A, B):
+        one.add_peer(peer, local=True, rate=10e6)
+        one.heard(peer, 0, part(range(4, 8)))
+    late = leaves_of(*asked_at_once(one, A, 0.0))
+    assert leaves_of(*asked_at_once(one, B, 0.0)) == set(range(4, 8)) - late
+    for run in list(one.peers[B].runs):
+        give(one, run, 0.1)
+    assert set() < leaves_of(*asked_at_once(one, B, 3.0)) <= late
+
+
+SIBLING_FILE = Layout.flat(24 * SUBTILE)
+
+
+@given(st.data())
+def test_siblings_finish_whatever_fails_and_share_nothing_in_flight(data: st.DataObject) -> None:
+    """Three pulls of overlapping parts from one peer, who comes and goes and in the end stays.
+
+    Nothing is asked for twice: only another peer than the late one would be asked for a copy.
+    """
+    pulls = siblings([(0, 24)], [(4, 20)], [(0, 3), (10, 24)], layout=SIBLING_FILE)
+    now = 0.0
+    for _ in range(data.draw(st.integers(0, 40))):
+        now += 0.01
+        what = data.draw(st.sampled_from(["add", "go", "ask", "send"]))
+        step(pulls, data.draw(st.integers(0, 2)), what, now)
+    for pull in pulls:
+        pull.drop_peer(A)
+        pull.add_peer(A, local=True)
+        pull.heard(A, 0, WHOLE)
+    for _ in range(200):
+        now += 0.01
+        for at in range(3):
+            step(pulls, at, "ask", now)
+            step(pulls, at, "send", now)
+    assert all(pull.finished for pull in pulls)
+
+
+def step(pulls: list[Schedule], at: int, what: str, now: float) -> None:
+    """One thing that happens in the pull number `at`, whose only peer is A."""
+    pull = pulls[at]
+    if what == "add" and A not in pull.peers:
+        pull.add_peer(A, local=True)
+        pull.heard(A, 0, WHOLE)
+    elif what == "go":
+        pull.drop_peer(A)
+    elif A in pull.peers and what == "ask":
+        others = leaves_of(*(run for it in pulls for p in it.peers.values() for run in p.runs))
+        run = pull.next_run(A, now)
+        assert not leaves_of(run) & others
+    elif A in pull.peers and pull.peers[A].runs:
+        run = pull.peers[A].runs[0]
+        leaf = run.next
+        pull.arrived(run, now)
+        for other in pulls:
+            if other is not pull:
+                other.found(0, leaf)
 
 
 def test_liars_with_thousands_of_runs_do_not_make_us_look_without_end() -> None:

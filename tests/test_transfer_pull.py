@@ -1,13 +1,15 @@
 """Pulls between daemons' transfer layers, over streams in memory and real stores."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from protocols.blocks import FetchRequest
+from protocols.blocks import FetchRequest, Request
 from protocols.manifest import ExpertManifest, ModelManifest, encode_manifest
+from protocols.pullpeer import DEPTH, FIRST_TIMEOUT
 from protocols.schedule import PATIENCE
 from protocols.tensorblock import SUBTILE
 from synapsed.models import (
@@ -25,7 +27,7 @@ from synapsed.transfer.limits import NoRoomError, Room
 from synapsed.transfer.plan import Part
 from synapsed.transfer.progress import PullProgress, PullReport
 from tests.store_kit import Events, check_store, model_folder, moe_tensors, reopened, same_folders
-from tests.transfer_rig import Node, World, world
+from tests.transfer_rig import End, Node, World, world
 
 MiB = 1 << 20
 TENSORS = moe_tensors() | {"big.weight": 9 * MiB}
@@ -266,6 +268,57 @@ async def test_two_pulls_of_one_daemon_take_each_byte_about_once(
     assert origin.uploads.sent < 1.3 * size
     assert sum(report.fetched for report in reports) < 1.05 * size
     assert min(report.fetched for report in reports) > 0.1 * size
+
+
+async def test_what_another_pull_asked_for_is_waited_for_until_that_ends(
+    swarm: World, folder: Path
+) -> None:
+    origin, newcomer = swarm.node(), swarm.node()
+    cid = imported(origin, folder)
+    newcomer.knows(origin)
+
+    async def unanswered(node: Node, _end: End, request: Request) -> bool:
+        if not isinstance(request, FetchRequest) or len(node.bent) == DEPTH:
+            return False
+        node.bent.append(request)
+        return True
+
+    origin.bend = unanswered
+    seen: list[PullProgress] = []
+    async with trio.open_nursery() as nursery:
+        first = trio.CancelScope()
+
+        async def pull_in_vain() -> None:
+            with first:
+                await newcomer.puller.pull(cid)
+
+        nursery.start_soon(pull_in_vain)
+        while len(origin.bent) < DEPTH:
+            await trio.sleep(0.01)
+        waited_for = bytes_asked(newcomer, origin.bent)
+        nursery.start_soon(partial(newcomer.puller.pull, cid, progress=seen.append))
+        while not seen or seen[-1].done + waited_for < seen[-1].total:
+            await trio.sleep(0.01)
+        assert seen[-1].done + waited_for == seen[-1].total
+        assert bytes_asked(newcomer, origin.asked) <= seen[-1].total
+        first.cancel()
+        with trio.fail_after(FIRST_TIMEOUT / 2):
+            while newcomer.puller.active:
+                await trio.sleep(0.01)
+    assert first.cancelled_caught
+    assert whole(newcomer, cid)
+
+
+def bytes_asked(node: Node, requests: Sequence[Request]) -> int:
+    """The size of all that was asked for, by the layouts that `node` has."""
+    total = 0
+    for request in requests:
+        assert isinstance(request, FetchRequest)
+        held = node.store.file(request.root)
+        assert held is not None
+        start, stop = held.layout.run_span(request.lo, request.hi)
+        total += stop - start
+    return total
 
 
 async def test_a_model_that_is_removed_is_not_pulled_on(swarm: World, folder: Path) -> None:

@@ -127,6 +127,8 @@ class Puller:
                 return await pull.run()
         finally:
             self._running.remove(pull)
+            for other in self._running:
+                other.tell_change()  # what this one had in flight is free
             self._ended.set()
             self._ended = trio.Event()
 
@@ -161,6 +163,10 @@ class Puller:
         for pull in self._running:
             if pull is not by:
                 pull.found(root, leaf)
+
+    def siblings(self, of: "Pull") -> list[Schedule]:
+        """The schedules of the other pulls: what they have in flight is not asked for again."""
+        return [pull.schedule for pull in self._running if pull is not of and pull.ready.is_set()]
 
     # -- for the server ---------------------------------------------------------------------
 
@@ -268,7 +274,13 @@ class Pull:
         def prepare() -> tuple[Meter, Schedule]:
             now = looked_at_again(plan)  # another pull may have brought some of it meanwhile
             missing = [want.missing for want in now.wants]
-            schedule = Schedule(self._puller.me, self.files, missing, order=self._order)
+            schedule = Schedule(
+                self._puller.me,
+                self.files,
+                missing,
+                order=self._order,
+                siblings=lambda: self._puller.siblings(self),
+            )
             return Meter(now), schedule
 
         # In a thread: 65,536 tensors take half a second.
