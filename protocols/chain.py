@@ -22,7 +22,7 @@ from protocols.errors import MalformedError
 
 HASH_LENGTH = 32
 Hash = Annotated[bytes, msgspec.Meta(min_length=HASH_LENGTH, max_length=HASH_LENGTH)]
-Index = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Index = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 NOTHING = bytes(HASH_LENGTH)
 """Stands where the genesis entry has nothing before it."""

@@ -29,7 +29,7 @@ MAX_SEATS = 64
 MAX_PROOF_HEADERS = 512
 """In one proof of guilt: a path within one epoch's uncertified entries is far shorter."""
 
-Term = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Term = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 SeatNumber = Annotated[int, msgspec.Meta(ge=0, lt=MAX_SEATS)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_LENGTH, max_length=SIGNATURE_LENGTH)]
 PeerId = Annotated[bytes, msgspec.Meta(min_length=PEER_ID_LENGTH, max_length=PEER_ID_LENGTH)]

@@ -4,7 +4,7 @@
     ExpertManifest   a named part of a model: some of its tensors; depends on the model
     AdapterManifest  a LoRA: one safetensors file, and the model that it fits
     KernelManifest   one implementation of one operation for one architecture, with its claims
-    ProposalManifest something to decide on, and the manifests that it is about
+    ProposalManifest something to decide on, the manifests that it is about, and what it changes
 
 Rules of this file:
 1. A manifest's name is the CID of its one encoding, so one changed byte is another manifest.
@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from protocols.changes import Change, touched
 from protocols.cid import CID_LENGTH, cid_text, is_cid
 from protocols.codec import MAX_BLOCK, Message, decode, encode
 from protocols.errors import LimitError, MalformedError, NotCanonicalError, RefusedError
@@ -300,13 +301,17 @@ class KernelManifest(Message, frozen=True, tag_field="kind", tag="kernel"):
             raise BadManifestError("a kernel's benchmarks are not sorted, or one stands twice")
 
 
-class ProposalManifest(Message, frozen=True, tag_field="kind", tag="proposal"):
-    """Something to decide on, as text; `depends_on` are the manifests that it is about."""
+class ProposalManifest(Message, frozen=True, tag_field="kind", tag="proposal", omit_defaults=True):
+    """Something to decide on: as text, and as the change that it makes, if it makes one.
+
+    `depends_on` are the manifests that it is about.
+    """
 
     title: Name
     description: Description
     author: PeerId
     depends_on: Depends
+    change: Change | None = None
 
     def __post_init__(self) -> None:
         check_text(self.title, "the title")
@@ -343,6 +348,10 @@ def links(manifest: Manifest) -> tuple[bytes, ...]:
         return (manifest.model, *manifest.depends_on)
     if isinstance(manifest, AdapterManifest):
         return (manifest.base, *manifest.depends_on)
+    if isinstance(manifest, ProposalManifest):
+        about = set(manifest.depends_on)
+        acted_on = (cid for cid in touched(manifest.change) if cid not in about)
+        return (*acted_on, *manifest.depends_on)
     return manifest.depends_on
 
 

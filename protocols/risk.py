@@ -1,0 +1,52 @@
+"""How risky a proposal is: computed from what it touches, whatever its author says.
+
+low       style: words that nothing acts upon
+medium    domain: bounds of traffic, adapters, datasets    decided by the vote
+high      core: quotas, work, models                       ... and approved by a person
+critical  kernel: the council's and the vote's own rules, human keys, native code
+"""
+
+import enum
+
+
+class Risk(enum.IntEnum):
+    """In rising order."""
+
+    LOW = 0
+    MEDIUM = 1
+    HIGH = 2
+    CRITICAL = 3
+
+    @property
+    def word(self) -> str:
+        """As it stands in parameters' names and replies."""
+        return self.name.lower()
+
+
+ADOPTED = {
+    "adapter": Risk.MEDIUM,
+    "dataset": Risk.MEDIUM,
+    "expert": Risk.MEDIUM,
+    "model": Risk.HIGH,
+    "kernel": Risk.CRITICAL,
+}
+"""By the kind of the manifest that a proposal would have daemons adopt; members' verdicts say
+whether it is of that kind. A kernel is native code."""
+
+REPLACEABLE = {
+    "adapter_ranking": Risk.MEDIUM,  # which adapter is tried first
+    "eviction": Risk.MEDIUM,  # what goes when the disk is full
+    "tile_assignment": Risk.MEDIUM,  # which peer is asked for what
+    "auction_system": Risk.HIGH,  # who gets which task
+    "gossip_protocol": Risk.HIGH,  # who is told what, and how often
+    "peer_scoring": Risk.HIGH,  # with whom a daemon keeps talking
+    "router": Risk.CRITICAL,  # where people's prompts go
+}
+"""Components that a vote may replace: policies, each of which can be wrong without anything being
+forged, lost or leaked that the others guard. The list is closed. What is not on it is protected:
+consensus, identity, cryptography and the council first of all."""
+
+
+def protected(component: str) -> bool:
+    """Whether no vote can replace a component."""
+    return component not in REPLACEABLE
