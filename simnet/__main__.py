@@ -1,5 +1,7 @@
 """`python -m simnet SCENARIO --seed N`: a world of real daemons on this machine.
 
+`python -m simnet virtual FAMILY` is about worlds in virtual time (simnet/virtual/cli.py).
+
 Exit codes: 0 every promise kept, 1 a step failed or a promise was broken, 2 a wrong scenario.
 """
 
@@ -15,13 +17,19 @@ from simnet import report
 from simnet.run import Result, run_scenario
 from simnet.scenario import Scenario
 from simnet.scenarioload import ScenarioError, load
+from simnet.virtual import cli as virtual
 from synapsed.supervise import leaves
 
 EXIT_KEPT, EXIT_BROKEN, EXIT_USAGE = 0, 1, 2
+VIRTUAL = "virtual"
+"""The first word for worlds in virtual time; what follows is theirs."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == [VIRTUAL]:
+        return virtual.main(words[1:])
     arguments = _parser().parse_args(argv)
     # As Ctrl-C: what was started is ended, and the homes are removed.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -78,11 +86,12 @@ def _draw(out: Path) -> str:
 
     try:
         # The extra `demo` has matplotlib; a run without it is still a run.
-        from simnet.picture import draw  # noqa: PLC0415
+        from simnet import councilpicture, picture  # noqa: PLC0415
     except ImportError as error:
         report.say(f"no picture: {error}; pip install 'synapsed[demo]'")
         return ""
     timeline = msgspec.json.decode((out / "timeline.json").read_bytes(), type=Timeline)
+    draw = councilpicture.draw if timeline.has_ledger else picture.draw
     draw(timeline, out / "picture.png")
     return str(out / "picture.png")
 
