@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -73,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", metavar="ADDR", action="append", help="where to listen, if not on port 4817"
     )
     init.add_argument(
+        "--genesis", metavar="FILE", type=Path, help="follow the ledger that begins with this file"
+    )
+    init.add_argument(
         "--force", action="store_true", help="write the config anew (the identity always stays)"
     )
     init.set_defaults(command=_init)
@@ -93,24 +97,50 @@ def _init(arguments: argparse.Namespace) -> int:
         "net.listen": arguments.listen,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    for line in initialise(places, given, force=arguments.force):
+    for line in initialise(places, given, force=arguments.force, genesis=arguments.genesis):
         print(line)
     return EXIT_DONE
 
 
-def initialise(places: paths.Paths, given: dict[str, object], *, force: bool = False) -> list[str]:
+def initialise(
+    places: paths.Paths,
+    given: dict[str, object],
+    *,
+    force: bool = False,
+    genesis: Path | None = None,
+) -> list[str]:
     """Make what is missing, keep what is there, and say which.
 
-    `given` has values by dotted key as the file would hold them. Raises ConfigError where they
-    are wrong, or where a config that is there says otherwise and `force` is not set.
+    `given` has values by dotted key as the file would hold them; the network's name may come
+    from the genesis file. Raises ConfigError where they are wrong, or where a config that is
+    there says otherwise and `force` is not set; GenesisError, WrongGenesisError.
     """
+    # Imported late: only who has a genesis file needs the ledger's rules to be told of it.
+    from protocols.ledger_errors import WrongGenesisError  # noqa: PLC0415
+    from synapsed import genesis as founding  # noqa: PLC0415
+
+    payload = None if genesis is None else founding.load(genesis)
+    if payload is not None:
+        network = founding.network_of(payload)
+        given = {"network": network} | given
+        if given["network"] != network:
+            raise WrongGenesisError(
+                f"{genesis} is the genesis of {network!r}, not of {given['network']!r}",
+                remedy="leave --network away: the genesis names it",
+            )
     chosen = configload.convert_options(given)
     places.create()
     written = configload.write_config(places.config_file, chosen, force=force)
     identity, new = keys.load_or_create(places.identity)
+    lines = []
+    if payload is not None:
+        put = founding.install(places, payload)
+        lines.append(f"genesis   {'made' if put else 'kept'}  {places.genesis}")
+        lines.append(f"ledger    {founding.genesis_hash(payload).hex()}")
     return [
         f"identity  {'made' if new else 'kept'}  {places.identity}",
         f"config    {'made' if written else 'kept'}  {places.config_file}",
+        *lines,
         f"peer id   {identity.text}",
     ]
 

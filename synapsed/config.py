@@ -139,6 +139,31 @@ class ReplicationConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = Seconds(60)
 
 
+class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The history of what the network decided."""
+
+    keep: Annotated[
+        Literal["all", "recent"],
+        Meta(
+            description="Entries to keep on disk. all: from the first one on, so that everything "
+            "can be proven here and served to newcomers. recent: those since the last checkpoint "
+            "but one, some thousands; what they decided is kept in either case."
+        ),
+    ] = "all"
+
+
+class CouncilConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Taking part in what the network decides. Without a genesis file there is nothing to."""
+
+    willing: Annotated[
+        bool,
+        Meta(
+            description="Stand for the council. A member signs for everybody, so it should be up "
+            "and reachable day and night; it costs about as much as following does."
+        ),
+    ] = True
+
+
 class ControlConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The control socket."""
 
@@ -190,6 +215,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     limits: LimitsConfig = LimitsConfig()
     liveness: LivenessConfig = LivenessConfig()
     replication: ReplicationConfig = ReplicationConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    council: CouncilConfig = CouncilConfig()
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
 
@@ -215,6 +242,8 @@ PROFILES: dict[str, dict[str, Any]] = {
         "limits.upload": Rate(0),
         "limits.max_pulls": 8,
         "replication.probe_interval": Seconds(10),
+        # Who stands is part of what a scenario is about.
+        "council.willing": False,
     },
 }
 

@@ -9,10 +9,15 @@ effects, and whoever called it submits that list here:
 
 One driver belongs to one machine, so that one machine's slow peer holds up no other. Of a list
 in which a `Save` failed, nothing leaves the machine any more: what we could not remember, we
-do not say.
+do not say. A machine that signs must not even go on without it: with `save_together`, the saves
+that stand together in a list are one transaction, tried again until it is done, and whatever was
+submitted behind it waits. Such a transaction is synced before anything more is sent, of its own
+list or of a later one: what a machine has decided is on disk before anybody can see it in what it
+says. Until something is sent, the sync can wait, and one does for all.
 """
 
 import inspect
+import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,6 +34,7 @@ log = logging.getLogger(__name__)
 
 E = TypeVar("E")
 Performer = Callable[[Any], Awaitable[None] | None]
+SaveTogether = Callable[[Sequence[Save], bool], None]
 
 BREATH = 32
 """Effects performed before others get their turn: 32 saves take about 1 ms."""
@@ -36,6 +42,9 @@ BACKLOG = 256
 """Lists of effects that may wait before `keep_up` waits, too: 4 MB of the largest announcements."""
 PERFORM_TIMEOUT = 5.0
 """Seconds for one effect: a gossip that takes longer has come apart, and is asked for later."""
+SAVE_AGAIN = 1.0
+"""Seconds until a transaction that failed is tried again: an owner who frees a full disk waits
+no longer, and one commit a second costs nothing."""
 
 
 class Driver:
@@ -48,9 +57,15 @@ class Driver:
         tables: Mapping[str, Table],
         emit: supervise.Emit,
         blame: Callable[[bytes, str, str], None],
+        save_together: SaveTogether | None = None,
     ) -> None:
+        """`save_together` makes all of its saves (there may be none), or raises SynapseError and
+        none; durable, with all before them, where its second argument says so."""
         self._name = name
         self._tables = tables
+        self._save_together = save_together
+        self.stalled = ""
+        """Why a transaction cannot be done now, if so: nothing behind it is performed."""
         self._emit = emit
         self._blame = blame
         self._performers: dict[type, Performer] = {}
@@ -59,6 +74,8 @@ class Driver:
         self._idle = trio.Event()
         self._idle.set()
         self._moved = trio.Event()
+        self._done = 0
+        self._unsynced = False
 
     def on(self, kind: type[E], perform: Callable[[E], Awaitable[None] | None]) -> None:
         """Have effects of `kind` performed by `perform`, which may be async."""
@@ -72,6 +89,11 @@ class Driver:
             if self._idle.is_set():
                 self._idle = trio.Event()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is yet to be performed."""
+        return bool(self._queue)
+
     async def settle(self) -> None:
         """Wait until everything submitted so far, and meanwhile, has been performed."""
         await self._idle.wait()
@@ -83,22 +105,37 @@ class Driver:
 
     async def run(self) -> None:
         """Perform effects until cancelled."""
-        done = 0
         while True:
-            while self._queue:
-                effects = self._queue.popleft()
-                saved = True
-                for effect in effects:
-                    if saved or not isinstance(effect, Publish | Send):
-                        saved = await self._perform(effect) and saved
-                    done += 1
-                    if done % BREATH == 0:
-                        await trio.lowlevel.checkpoint()
-                self._moved.set()
-                self._moved = trio.Event()
-            self._idle.set()
+            await self.drain()
             await self._wake.wait()
             self._wake = trio.Event()
+
+    async def drain(self) -> None:
+        """Perform what was submitted, and what is meanwhile. For who has no `run` running."""
+        while self._queue:
+            await self._perform_all(self._queue.popleft())
+            self._moved.set()
+            self._moved = trio.Event()
+        self._idle.set()
+
+    async def _perform_all(self, effects: Sequence[object]) -> None:
+        saved = True
+        left = len(effects)
+        for saving, together in itertools.groupby(effects, _is_save):
+            run = list(together)
+            left -= len(run)
+            if saving and self._save_together is not None:
+                behind = effects[len(effects) - left :]
+                await self._save_all(run, durable=any(_leaves(effect) for effect in behind))
+                continue
+            for effect in run:
+                if self._unsynced and _leaves(effect):
+                    await self._save_all([], durable=True)
+                if saved or not _leaves(effect):
+                    saved = await self._perform(effect) and saved
+                self._done += 1
+                if self._done % BREATH == 0:
+                    await trio.lowlevel.checkpoint()
 
     async def _perform(self, effect: object) -> bool:
         """False only for a Save that failed."""
@@ -113,6 +150,25 @@ class Driver:
                 await self._perform_other(effect)
         return True
 
+    async def _save_all(self, saves: list[Any], *, durable: bool) -> None:
+        """Return once all of `saves` are made, however long that takes."""
+        assert self._save_together is not None
+        while True:
+            try:
+                self._save_together(saves, durable)
+            except SynapseError as error:
+                if not self.stalled:
+                    self._tell_failed(error)
+                self.stalled = str(error)
+                await trio.sleep(SAVE_AGAIN)
+            else:
+                break
+        self._unsynced = not durable
+        if self.stalled:
+            self.stalled = ""
+            log.warning("%s: saving works again", self._name)
+            self._emit("store.recovered", name=self._name)
+
     def _save(self, save: Save) -> bool:
         table = self._tables[save.table]
         try:
@@ -121,19 +177,31 @@ class Driver:
             else:
                 table.put(save.key, save.value)
         except SynapseError as error:
-            log.error("%s: cannot save: %s", self._name, error)
-            self._emit("store.failed", table=save.table, error=error.code, message=str(error))
+            self._tell_failed(error)
             return False
         return True
+
+    def _tell_failed(self, error: SynapseError) -> None:
+        log.error("%s: cannot save: %s", self._name, error)
+        self._emit("store.failed", name=self._name, error=error.code, message=str(error))
 
     async def _perform_other(self, effect: object) -> None:
         what = type(effect).__name__
         try:
-            with trio.fail_after(PERFORM_TIMEOUT):
-                result = self._performers[type(effect)](effect)
-                if inspect.isawaitable(result):
+            result = self._performers[type(effect)](effect)
+            if inspect.isawaitable(result):
+                with trio.fail_after(PERFORM_TIMEOUT):
                     await result
         except SynapseError as error:
             log.warning("%s: %s failed: %s", self._name, what, error)
         except trio.TooSlowError:
             log.warning("%s: %s took more than %g s", self._name, what, PERFORM_TIMEOUT)
+
+
+def _is_save(effect: object) -> bool:
+    return isinstance(effect, Save)
+
+
+def _leaves(effect: object) -> bool:
+    """Whether others hear of it."""
+    return isinstance(effect, Publish | Send)

@@ -22,11 +22,22 @@ READER_BACKLOG = 1024
 NOTABLE = frozenset(
     {
         "bootstrap.reached",
+        "council.epoch",
+        "council.leader",
+        "council.new-key",
+        "council.seated",
+        "council.unseated",
         "discovery.looking",
         "discovery.satisfied",
+        "human-key.changed",
+        "ledger.caught-up",
+        "ledger.loaded",
         "model.imported",
         "model.removed",
+        "parameter.changed",
         "peer.banned",
+        "proposal.closed",
+        "proposal.opened",
         "pull.done",
         "pull.failed",
         "pull.started",
@@ -34,15 +45,25 @@ NOTABLE = frozenset(
         "replication.restored",
         "replication.short",
         "store.file-recovered",
+        "store.recovered",
     }
 )
-"""Kinds that the log shows at its usual level: a dozen lines on a quiet day."""
+"""Kinds that the log shows at its usual level: a few dozen lines on a quiet day."""
 
 ALARMING = frozenset(
     {
         "bootstrap.unreachable",
+        "council.damaged",
+        "council.guilt",
+        "council.lost-state",
+        "ledger.damaged",
+        "ledger.fork",
+        "ledger.lost",
+        "ledger.seat-lost",
+        "ledger.stopped",
         "store.damaged",
         "store.database-lost",
+        "store.failed",
         "store.file-lost",
         "store.quota-warning",
         "store.scrub-found",

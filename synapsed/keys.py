@@ -1,11 +1,11 @@
-"""The node's identity: one Ed25519 key, made once, readable by its owner only.
+"""Ed25519 keys: the node's identity, and the keys with which people approve what is risky.
 
-The only user of pynacl. The seed never leaves this module except to libp2p's Noise, which must
-sign with it; neither logs nor `repr` show it.
+Each is made once and readable by its owner only (keyfile.py). This is the only user of pynacl.
+No seed leaves this module except to libp2p's Noise, which must sign with it; neither logs nor
+`repr` show it.
 """
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +14,14 @@ import nacl.exceptions
 import nacl.signing
 
 from protocols.errors import SynapseError
+from protocols.keytext import key_text
 from protocols.peerid import peer_id_of, peer_id_text
+from synapsed import keyfile
 
-SEED_LENGTH = 32
+SEED_LENGTH = keyfile.SEED_LENGTH
+
 _HEADLINE = "synapsed identity 1: whoever has this file is this node. Keep it 0600; back it up."
-_MAX_FILE = 1024
-"""Bytes: four times what we write."""
+_HUMAN_HEADLINE = "synapsed human key 1: whoever has this file approves as you. Keep it offline."
 
 
 class IdentityError(SynapseError):
@@ -34,33 +36,60 @@ class IdentityMissingError(IdentityError):
     code = "no-identity"
 
 
-class Identity:
-    """A key pair and the peer id that is derived from it."""
+class HumanKeyError(SynapseError):
+    """A human key's file cannot be used."""
 
-    __slots__ = ("_key", "peer_id", "public_key")
+    code = "bad-human-key"
+
+
+class HumanKeyMissingError(HumanKeyError):
+    """There is no such file."""
+
+    code = "no-human-key"
+
+
+class Key:
+    """A key pair."""
+
+    __slots__ = ("_key", "public_key")
 
     def __init__(self, seed: bytes) -> None:
         """From the 32-byte seed of RFC 8032."""
         self._key = nacl.signing.SigningKey(seed)
         self.public_key = bytes(self._key.verify_key)
-        self.peer_id = peer_id_of(self.public_key)
 
     def __repr__(self) -> str:
-        return f"Identity({self.text})"
+        return f"{type(self).__name__}({self.text})"
 
     @property
     def text(self) -> str:
-        """The peer id as people see it (`12D3KooW...`)."""
-        return peer_id_text(self.peer_id)
+        """The public key as people see it (`z6Mk...`)."""
+        return key_text(self.public_key)
 
     @property
     def seed(self) -> bytes:
-        """The secret 32 bytes; for libp2p's key pair and for nothing else."""
+        """The secret 32 bytes; for what keeps a key or must sign with it, and for nothing else."""
         return bytes(self._key)
 
     def sign(self, message: bytes) -> bytes:
         """The 64-byte signature of `message`."""
         return self._key.sign(message).signature
+
+
+class Identity(Key):
+    """A node's key pair and the peer id that is derived from it."""
+
+    __slots__ = ("peer_id",)
+
+    def __init__(self, seed: bytes) -> None:
+        """From the 32-byte seed of RFC 8032."""
+        super().__init__(seed)
+        self.peer_id = peer_id_of(self.public_key)
+
+    @property
+    def text(self) -> str:
+        """The peer id as people see it (`12D3KooW...`)."""
+        return peer_id_text(self.peer_id)
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
@@ -74,62 +103,33 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
+_IDENTITY = keyfile.Form(
+    what="identity",
+    headline=_HEADLINE,
+    field="peer",
+    error=IdentityError,
+    missing=IdentityMissingError,
+    how_to_make="`synapsed init` makes one",
+    how_to_mend="put your backup in its place, or move it away and `synapsed init` a new one",
+)
+_HUMAN = keyfile.Form(
+    what="human key",
+    headline=_HUMAN_HEADLINE,
+    field="key",
+    error=HumanKeyError,
+    missing=HumanKeyMissingError,
+    how_to_make="`synapsectl human new FILE` makes one",
+    how_to_mend="put your backup in its place, or make a new key and propose to add it",
+)
+
+
 def load(path: Path) -> Identity:
     """The identity in `path`; IdentityMissingError, or IdentityError where it cannot be trusted."""
-    try:
-        # O_NOFOLLOW and fstat: what is checked is what is read. O_NONBLOCK: a pipe cannot hold us.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise IdentityMissingError(
-            f"there is no identity at {path}", remedy="`synapsed init` makes one"
-        ) from error
-    except OSError as error:
-        raise IdentityError(
-            f"cannot open the identity {path}: {error.strerror}",
-            remedy="it must be a plain file of the user who runs the daemon",
-        ) from error
-    try:
-        _check_mode(path, os.fstat(fd))
-        data = os.read(fd, _MAX_FILE)
-    finally:
-        os.close(fd)
-    return _parse(path, data)
-
-
-def _check_mode(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise IdentityError(f"the identity {path} is not a plain file", remedy="move it away")
-    if status.st_uid != os.geteuid():
-        raise IdentityError(
-            f"the identity {path} belongs to user {status.st_uid}, not to us ({os.geteuid()})",
-            remedy=f"run the daemon as its owner, or `chown` {path}",
-        )
-    if status.st_mode & 0o077:
-        raise IdentityError(
-            f"the identity {path} can be reached by others (mode {status.st_mode & 0o777:04o})",
-            remedy=f"chmod 600 {path}; if others may have read it, move it away and init anew",
-        )
+    return _parse(path, keyfile.read(_IDENTITY, path))
 
 
 def _parse(path: Path, data: bytes) -> Identity:
-    lines = data.decode("ascii", errors="replace").split("\n")
-    fields = dict(line.partition(" ")[::2] for line in lines[1:] if line)
-    try:
-        seed = bytes.fromhex(fields.get("seed", ""))
-    except ValueError:
-        seed = b""
-    if lines[0] != _HEADLINE or set(fields) != {"peer", "seed"} or len(seed) != SEED_LENGTH:
-        raise IdentityError(
-            f"the identity {path} is damaged: {len(data)} bytes that are not a synapsed identity",
-            remedy="put your backup in its place, or move it away and `synapsed init` a new one",
-        )
-    identity = Identity(seed)
-    if identity.text != fields["peer"]:
-        raise IdentityError(
-            f"the identity {path} is damaged: its seed does not make the peer id it names",
-            remedy="put your backup in its place, or move it away and `synapsed init` a new one",
-        )
-    return identity
+    return Identity(keyfile.parse(_IDENTITY, path, data, lambda seed: Identity(seed).text))
 
 
 def create(path: Path, random: Callable[[int], bytes] = os.urandom) -> Identity:
@@ -138,37 +138,9 @@ def create(path: Path, random: Callable[[int], bytes] = os.urandom) -> Identity:
     FileExistsError if something is there already; IdentityError if it cannot be written.
     """
     identity = Identity(random(SEED_LENGTH))
-    text = f"{_HEADLINE}\npeer {identity.text}\nseed {identity.seed.hex()}\n"
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_once(path, text.encode(), part=path.with_name(f".{path.name}.{random(8).hex()}"))
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise IdentityError(
-            f"cannot write the identity {path}: {error.strerror}",
-            remedy="it needs a folder of ours, on a file system with modes and hard links",
-        ) from error
+    data = keyfile.text(_IDENTITY, identity.text, identity.seed)
+    keyfile.write(_IDENTITY, path, data, random)
     return identity
-
-
-def _write_once(path: Path, data: bytes, part: Path) -> None:
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)  # whatever the umask
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # A link, unlike a rename, never replaces an identity that appeared meanwhile.
-        os.link(part, path)
-    finally:
-        part.unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def load_or_create(path: Path) -> tuple[Identity, bool]:
@@ -180,3 +152,21 @@ def load_or_create(path: Path) -> tuple[Identity, bool]:
             return create(path), True
         except FileExistsError:  # another init was quicker: its identity is the identity
             return load(path), False
+
+
+def load_human(path: Path) -> Key:
+    """The human key in `path`; HumanKeyMissingError, HumanKeyError."""
+    data = keyfile.read(_HUMAN, path)
+    return Key(keyfile.parse(_HUMAN, path, data, lambda seed: Key(seed).text))
+
+
+def create_human(path: Path, random: Callable[[int], bytes] = os.urandom) -> Key:
+    """A new human key at `path`. HumanKeyError: something is there, or it cannot be written."""
+    key = Key(random(SEED_LENGTH))
+    try:
+        keyfile.write(_HUMAN, path, keyfile.text(_HUMAN, key.text, key.seed), random)
+    except FileExistsError as error:
+        raise HumanKeyError(
+            f"{path} is there already, and a key is never replaced", remedy="name a new file"
+        ) from error
+    return key

@@ -4,7 +4,9 @@
       │      liveness ├── net      heartbeats
       │      puller ──┘            streams of blocks, both ways
       ├───── shards                what we announce
-      └───── replicator, replicas  what is repaired, and how much of it is kept for others
+      ├───── replicator, replicas  what is repaired, and how much of it is kept for others
+      └───── ledger, in_force      what the network decides, where a genesis is here, and what of
+                                   it holds here
 
 Read next: driver.py for how a protocol's machine is carried out, parts.py for the list of parts,
 overview.py and library.py for what the control socket asks of them.
@@ -13,18 +15,22 @@ overview.py and library.py for what the control socket asks of them.
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import trio
 
 from protocols import blocks, replication
 from protocols.heartbeat import Counters
+from synapsed.assembly import Assembly
 from synapsed.catalog_service import CatalogService
 from synapsed.config import Config, Loaded
 from synapsed.control.meters import MessageMeter
 from synapsed.control.server import serve_control
 from synapsed.events import Event, EventBus
+from synapsed.examiner import Examiner
+from synapsed.inforce import InForce
 from synapsed.keys import Identity
+from synapsed.ledger_service import Founded, LedgerService, open_founded
 from synapsed.library import Library
 from synapsed.liveness_service import LivenessService
 from synapsed.looplag import LoopLag
@@ -46,11 +52,13 @@ from synapsed.transfer.serve import MAX_STREAMS_PER_PEER, BlockServer
 
 log = logging.getLogger(__name__)
 
+MEASURE_SECONDS = 60.0
+"""Between two readings of the round trips: an epoch needs one, and takes a day."""
 METER_SECONDS = 1.0
 """Between two readings of the message counts: a tenth of the window that rates are over."""
 
 
-class Facade(Overview, Library):
+class Facade(Overview, Library, Assembly):
     """NodeApi: what the control socket asks of a node."""
 
 
@@ -61,10 +69,12 @@ async def run_node(
     *,
     ready: Callable[[], None],
     stop: trio.Event,
+    beside: Callable[[Parts], Awaitable[None]] | None = None,
 ) -> None:
     """Run a node until `stop`; `ready` is called when it listens and can be asked.
 
-    Raises StoreError, ListenError, AddressError, SocketNotOursError.
+    `beside` runs next to its services (benches make their load there). Raises StoreError,
+    GenesisError, WrongGenesisError, ListenError, AddressError, SocketNotOursError.
     """
     bus = EventBus()
     bus.settle()
@@ -72,13 +82,26 @@ async def run_node(
     lag = LoopLag()
     trio.lowlevel.add_instrument(lag)
     config = loaded.config
-    with closing(Store.open(paths.store, int(config.store.quota), on_event=bus.emit)) as store:
+    with ExitStack() as stack:
+        opened = Store.open(paths.store, int(config.store.quota), on_event=bus.emit)
+        store = stack.enter_context(closing(opened))
+        founded = open_founded(config.network, paths, bus.emit)
+        if founded is not None:
+            stack.enter_context(closing(founded.store))
         book = PeerBook(store.table("peers", durable=False))
         async with open_net(net_settings(config), identity, config.network, book, bus.emit) as net:
             parts = compose(
-                loaded, paths, identity, bus=bus, store=store, net=net, tally=tally, lag=lag
+                loaded,
+                paths,
+                identity,
+                bus=bus,
+                store=store,
+                net=net,
+                tally=tally,
+                lag=lag,
+                founded=founded,
             )
-            await _run(parts, ready, stop)
+            await _run(parts, ready, stop, beside)
 
 
 def net_settings(config: Config) -> NetSettings:
@@ -106,6 +129,7 @@ def compose(
     net: Net,
     tally: Tally,
     lag: LoopLag,
+    founded: Founded | None,
 ) -> Parts:
     """Put the parts together; nothing runs yet."""
     config = loaded.config
@@ -140,6 +164,19 @@ def compose(
         blame=net.blame,
         tell=bus.emit,
     )
+    in_force = InForce(loaded, lambda _name, value: uploads.set_rate(value))
+    ledger = None
+    if founded is not None:
+        ledger = LedgerService(
+            net,
+            reach.connect,
+            identity,
+            founded,
+            bus.emit,
+            willing=config.council.willing,
+            keep_all=config.ledger.keep == "all",
+        )
+    examiner = Examiner(puller, _nobody if ledger is None else ledger.examined)
     return Parts(
         loaded=loaded,
         paths=paths,
@@ -160,6 +197,9 @@ def compose(
         shards=shards,
         replicas=replicas,
         replicator=replicator,
+        in_force=in_force,
+        examiner=examiner,
+        ledger=ledger,
     )
 
 
@@ -197,7 +237,12 @@ def _shards(store: Store, catalog: CatalogService, puller: Puller) -> Shards:
     return Shards(store, catalog.announce, withdraw, wanted=puller.is_pulling)
 
 
-async def _run(parts: Parts, ready: Callable[[], None], stop: trio.Event) -> None:
+async def _run(
+    parts: Parts,
+    ready: Callable[[], None],
+    stop: trio.Event,
+    beside: Callable[[Parts], Awaitable[None]] | None,
+) -> None:
     """Run all services until `stop`, then say goodbye."""
     parts.catalog.on_changed.append(lambda kind, subject: _catalog_changed(parts, kind, subject))
     parts.bus.observe(lambda event: _store_changed(parts, event))
@@ -212,6 +257,10 @@ async def _run(parts: Parts, ready: Callable[[], None], stop: trio.Event) -> Non
         "replicator": parts.replicator.run,
         "meter": lambda: _meter(parts),
     }
+    if parts.ledger is not None:
+        services |= _ledger_services(parts, parts.ledger)
+    if beside is not None:
+        services["beside"] = lambda: beside(parts)
     async with trio.open_nursery() as nursery:
         for name, run in services.items():
             nursery.start_soon(supervise, name, run, parts.bus.emit)
@@ -226,6 +275,39 @@ async def _run(parts: Parts, ready: Callable[[], None], stop: trio.Event) -> Non
         await stop.wait()
         await parts.liveness.leave()
         nursery.cancel_scope.cancel()
+
+
+def _ledger_services(
+    parts: Parts, ledger: LedgerService
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """What runs where a genesis is here."""
+
+    def changed() -> None:
+        parts.in_force.advanced(ledger.ledger)
+        favourites = frozenset(seat.identity for seat in ledger.ledger.council.seats)
+        parts.net.book.favourites = favourites if ledger.machine.seat is not None else frozenset()
+
+    changed()
+    ledger.on_changed.append(changed)
+    ledger.on_examine.append(parts.examiner.ask)
+
+    async def measure() -> None:
+        while True:
+            ledger.measured(_round_trips(parts))
+            await trio.sleep(MEASURE_SECONDS)
+
+    return {"ledger": ledger.run, "examiner": parts.examiner.run, "round-trips": measure}
+
+
+def _round_trips(parts: Parts) -> dict[bytes, int]:
+    """Milliseconds to each peer that we are connected to, as pings have found."""
+    return {
+        peer.id: max(1, round(peer.rtt * 1e3)) for peer in parts.net.peers() if peer.rtt is not None
+    }
+
+
+def _nobody(_proposal: bytes, _holds: bool) -> None:
+    """Without a ledger nobody asks."""
 
 
 def _catalog_changed(parts: Parts, kind: str, subject: bytes) -> None:

@@ -13,11 +13,15 @@ from protocols.shelf import Entry
 from synapsed import doctor
 from synapsed.config import plain, value_at
 from synapsed.control import models as shapes
+from synapsed.control.ledgermodels import LedgerCounters, LedgerGlance
 from synapsed.control.meters import MessageMeter
 from synapsed.control.problems import InvalidError, UnknownError
 from synapsed.doctor.facts import gather
 from synapsed.doctor.report import Live
 from synapsed.events import EventBus
+from synapsed.inforce import USED
+from synapsed.ledger_news import quantiles
+from synapsed.ledger_service import LedgerService
 from synapsed.net import Peer
 from synapsed.parts import Parts
 from synapsed.quantities import Rate, Size
@@ -65,6 +69,7 @@ class Overview:
             models=len(parts.catalog.catalog.models()),
             store=self._store_use(),
             messages_per_second=parts.meter.rate(),
+            ledger=None if parts.ledger is None else _glance(parts.ledger),
             warnings=self._warnings(),
         )
 
@@ -74,6 +79,8 @@ class Overview:
 
     def _warnings(self) -> list[str]:
         lines = self._parts.tally.warnings()
+        if self._parts.ledger is not None:
+            lines += self._parts.ledger.warnings()
         use = self._store_use()
         if use.used * 100 >= use.quota * WARN_PERCENT:
             full = "over its quota" if use.used > use.quota else "nearly full"
@@ -97,6 +104,7 @@ class Overview:
             pulls_done=counts.get("pull.done", 0),
             pulls_failed=counts.get("pull.failed", 0),
             faults=dict(parts.tally.faults),
+            ledger=None if parts.ledger is None else _ledger_counters(parts.ledger),
             loop_lag_ms=parts.lag.read(),
         )
 
@@ -132,7 +140,10 @@ class Overview:
         entries = []
         for key, value, origin in loaded.rows():
             in_force = changeable.get(key)
-            if in_force is not None and in_force != value_at(loaded.config, key):
+            if key in USED and in_force is not None:
+                why = self._parts.in_force.origin(key)
+                entries.append(shapes.ConfigEntry(key, plain(in_force), why))
+            elif in_force is not None and in_force != value_at(loaded.config, key):
                 entries.append(shapes.ConfigEntry(key, plain(in_force), "limits"))
             else:
                 entries.append(shapes.ConfigEntry(key, value, origin))
@@ -148,13 +159,14 @@ class Overview:
             quota=parts.store.quota.limit,
             max_pulls=int(parts.pulls.total_tokens),
             max_connections=parts.loaded.config.net.max_connections,
+            origins={name: parts.in_force.origin(name) for name in USED},
         )
 
     async def set_limits(self, change: shapes.LimitsRequest) -> shapes.Limits:
         """Change them until the restart."""
         parts = self._parts
         if change.upload is not msgspec.UNSET:
-            parts.uploads.set_rate(change.upload)
+            parts.in_force.set_own("limits.upload", change.upload)
         if change.quota is not msgspec.UNSET:
             parts.store.quota.limit = change.quota
         if change.max_pulls is not msgspec.UNSET:
@@ -239,6 +251,49 @@ class Overview:
         ]
         entries.sort(key=lambda entry: (-entry.announcement.issued, entry.id))
         return [announcement_info(entry, self._parts.identity.peer_id) for entry in entries]
+
+
+def _glance(ledger: LedgerService) -> LedgerGlance:
+    """The ledger in one line."""
+    state, machine = ledger.ledger, ledger.machine
+    leader = machine.leader
+    return LedgerGlance(
+        index=state.head.index,
+        hash=state.head.hash.hex(),
+        epoch=state.epoch,
+        time=state.time / 1000,
+        seats=len(state.council.seats),
+        role=ledger.role,
+        leader=None if leader is None else peer_id_text(leader),
+        open_proposals=len(state.open),
+        behind=machine.follower.behind,
+    )
+
+
+def _ledger_counters(ledger: LedgerService) -> LedgerCounters:
+    """What Prometheus is told of it."""
+    state, news = ledger.ledger, ledger.news
+    stats = state.stats
+    return LedgerCounters(
+        index=state.head.index,
+        epoch=state.epoch,
+        time=state.time / 1000,
+        proposals={
+            "open": len(state.open),
+            "accepted": stats.accepted,
+            "rejected": stats.rejected,
+        },
+        decision_s=stats.decision_ms / 1000,
+        seats=len(state.council.seats),
+        seats_changed=stats.seats_changed,
+        epochs=stats.epochs,
+        guilt=stats.guilt,
+        entries=dict(news.entries),
+        term=ledger.term,
+        terms_lost=news.terms_lost,
+        consensus_ms=quantiles(news.milliseconds),
+        waiting=len(ledger.machine.pool),
+    )
 
 
 def announcement_info(entry: Entry, me: bytes) -> shapes.AnnouncementInfo:

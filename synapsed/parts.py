@@ -7,7 +7,10 @@ from synapsed.catalog_service import CatalogService
 from synapsed.config import Loaded
 from synapsed.control.meters import MessageMeter
 from synapsed.events import EventBus
+from synapsed.examiner import Examiner
+from synapsed.inforce import InForce
 from synapsed.keys import Identity
+from synapsed.ledger_service import LedgerService
 from synapsed.liveness_service import LivenessService
 from synapsed.looplag import LoopLag
 from synapsed.net import Net
@@ -45,3 +48,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     shards: Shards
     replicas: Replicas
     replicator: Replicator
+    in_force: InForce
+    examiner: Examiner
+    ledger: LedgerService | None
+    """None where the daemon was given no genesis."""

@@ -51,6 +51,16 @@ class Paths(msgspec.Struct, frozen=True):
         return self.data / "store"
 
     @property
+    def genesis(self) -> Path:
+        """The genesis file of the network; without one there is no ledger."""
+        return self.data / "genesis.toml"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's database, with the seat key in it."""
+        return self.data / "ledger.db"
+
+    @property
     def models(self) -> Path:
         """One folder per held model, as other programs map it."""
         return self.data / "models"

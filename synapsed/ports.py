@@ -17,11 +17,17 @@ class Stream(Protocol):
     @property
     def peer(self) -> bytes: ...
 
+    def hurry(self) -> None:
+        """What is written goes before what waits on the connection's other streams."""
+
     async def read_frame(self, limit: int, *, timeout: float | None = None) -> bytes:
         """The next frame; raises NetError, or LimitError for one of more than `limit` bytes."""
 
     async def write_frame(self, data: bytes, *, timeout: float | None = None) -> None:
         """Send one frame; raises NetError."""
+
+    async def write_frames(self, frames: Sequence[bytes], *, timeout: float | None = None) -> None:
+        """Send frames, one behind the other, at the cost of one; raises NetError."""
 
 
 class Peer(Protocol):

@@ -71,6 +71,17 @@ class Tally:
                     f"the state database was damaged and begun anew ({fields['kept']} is the "
                     "old one): peers are met anew, and all models that are here are pinned"
                 )
+            case "ledger.lost":
+                self._warnings["ledger"] = (
+                    f"the ledger's database was damaged and begun anew ({fields['kept']} is the "
+                    "old one): entries come from peers, and a seat held before signs nothing "
+                    "until the council gives it to our new key"
+                )
+            case "ledger.fork":
+                self._warnings["fork"] = (
+                    "two certificates contradict each other: a third of a council lied. Nothing "
+                    "new is followed; owners must agree on one branch (docs/council.md)"
+                )
             case "store.scrubbed":
                 self.scrub = (event.at, fields["bad"])
 

@@ -4,7 +4,7 @@ Gossip floods: what a validator accepts goes on to that daemon's neighbours.
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,6 +35,9 @@ class PipeStream:
         self._send = send
         self._receive = receive
 
+    def hurry(self) -> None:
+        """A pipe has one stream."""
+
     async def read_frame(self, limit: int, *, timeout: float | None = None) -> bytes:
         try:
             with trio.fail_after(timeout or 30):
@@ -58,6 +61,10 @@ class PipeStream:
         except trio.TooSlowError as error:
             raise TimedOutError("nobody reads") from error
         self._net.sent += len(data)
+
+    async def write_frames(self, frames: Sequence[bytes], *, timeout: float | None = None) -> None:
+        for frame in frames:
+            await self.write_frame(frame, timeout=timeout)
 
     def close(self) -> None:
         self._send.close()

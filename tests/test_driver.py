@@ -1,5 +1,6 @@
 """The driver: in order, nothing said that could not be saved, and nothing stops it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import trio.testing
 
 from protocols.effects import Blame, Emit, Publish, Save, Send
 from protocols.errors import LimitError
-from synapsed.driver import BACKLOG, PERFORM_TIMEOUT, Driver
+from synapsed.driver import BACKLOG, PERFORM_TIMEOUT, SAVE_AGAIN, Driver
 from synapsed.events import EventBus
 from synapsed.store.errors import DiskFullError
 from tests.pipes import MemoryTable
@@ -147,4 +148,115 @@ async def test_who_brings_more_than_is_carried_out_is_held_up() -> None:
             stage.driver.submit([Send(b"p", "x", str(n).encode())])
         await stage.driver.settle()
         assert len(stage.trace) == 3 * BACKLOG
+        nursery.cancel_scope.cancel()
+
+
+class Ledger:
+    """A store that takes lists of saves whole, or refuses them."""
+
+    def __init__(self, trace: list[Any]) -> None:
+        self.trace = trace
+        self.full = False
+
+    def save(self, saves: Sequence[Save], durable: bool) -> None:
+        if self.full:
+            raise DiskFullError("no room", remedy="free some")
+        self.trace.append(([save.key for save in saves], durable))
+
+
+async def test_saves_that_stand_together_are_one_transaction() -> None:
+    async with trio.open_nursery() as nursery:
+        trace: list[Any] = []
+        driver = Driver(
+            "test",
+            tables={},
+            emit=EventBus().emit,
+            blame=lambda *_: None,
+            save_together=Ledger(trace).save,
+        )
+        driver.on(Send, lambda send: trace.append(send.data))
+        nursery.start_soon(driver.run)
+        one, two, three = (Save("t", key, b"v") for key in (b"1", b"2", b"3"))
+        driver.submit([one, two, Send(b"p", "x", b"first"), three, Send(b"p", "x", b"second")])
+        driver.submit([one, Send(b"p", "x", b"third"), two, Emit("e", {})])
+        await driver.settle()
+        assert trace == [
+            ([b"1", b"2"], True),
+            b"first",
+            ([b"3"], True),
+            b"second",
+            ([b"1"], True),
+            b"third",
+            ([b"2"], False),  # nothing that leaves depends on it
+        ]
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_behind_a_transaction_is_done_until_the_disk_has_room(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        trace: list[Any] = []
+        bus, ledger = EventBus(), Ledger(trace)
+        ledger.full = True
+        driver = Driver(
+            "test",
+            tables={},
+            emit=bus.emit,
+            blame=lambda *_: None,
+            save_together=ledger.save,
+        )
+        driver.on(Send, lambda send: trace.append(send.data))
+        nursery.start_soon(driver.run)
+        driver.submit([Save("t", b"1", b"v"), Send(b"p", "x", b"signed")])
+        driver.submit([Send(b"p", "x", b"later"), Emit("e", {})])
+        await trio.sleep(10 * SAVE_AGAIN)
+        assert trace == []
+        assert "free some" in driver.stalled
+        assert bus.counts == {"store.failed": 1}
+        ledger.full = False
+        await driver.settle()
+        assert trace == [([b"1"], True), b"signed", b"later"]
+        assert bus.counts == {"store.failed": 1, "store.recovered": 1, "e": 1}
+        assert driver.stalled == ""
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_was_saved_earlier_is_synced_before_anything_is_sent_later() -> None:
+    """A lock that a machine saved while it had nothing to say, and the signature resting on it."""
+    async with trio.open_nursery() as nursery:
+        trace: list[Any] = []
+        driver = Driver(
+            "test",
+            tables={},
+            emit=EventBus().emit,
+            blame=lambda *_: None,
+            save_together=Ledger(trace).save,
+        )
+        driver.on(Send, lambda send: trace.append(send.data))
+        driver.on(Publish, lambda publish: trace.append(publish.data))
+        nursery.start_soon(driver.run)
+        one, two = Save("t", b"1", b"v"), Save("t", b"2", b"v")
+        driver.submit([one])
+        driver.submit([Emit("e", {}), two])
+        driver.submit([Send(b"p", "x", b"signed"), Send(b"p", "x", b"more")])
+        driver.submit([one, Blame(b"p", "f", "w")])
+        driver.submit([Publish("k", b"said"), two])
+        driver.submit([two, Send(b"p", "x", b"again")])
+        driver.submit([Send(b"p", "x", b"nothing new")])
+        await driver.settle()
+        assert trace == [
+            ([b"1"], False),
+            ([b"2"], False),
+            ([], True),
+            b"signed",
+            b"more",
+            ([b"1"], False),
+            ([], True),
+            b"said",
+            ([b"2"], False),
+            ([b"2"], True),
+            b"again",
+            b"nothing new",
+        ]
         nursery.cancel_scope.cancel()

@@ -192,7 +192,10 @@ class Muxer(IMuxedConn):
         """The stream has something to send."""
         if not stream.queued:
             stream.queued = True
-            self._ready.append(stream)
+            if stream.urgent:
+                self._ready.appendleft(stream)
+            else:
+                self._ready.append(stream)
             self._kick()
 
     def _kick(self) -> None:

@@ -106,6 +106,8 @@ class MuxedStream(IMuxedStream):
         self._taken: trio.Event | None = None
         self.queued = False
         """Whether the writer has this stream on its list."""
+        self.urgent = False
+        """Whether it goes before streams that are not: for little that others wait for."""
 
     # -- reading
 

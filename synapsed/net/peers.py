@@ -54,6 +54,10 @@ class MemoryTable(dict[bytes, bytes]):
         self.pop(key, None)
 
 
+FAVOUR = 1e6
+"""Added to a favourite's worth: more than anybody can earn."""
+
+
 class PeerBook:
     """All the peers we know of. Keys are peer ids (bytes); times are wall-clock seconds."""
 
@@ -62,6 +66,8 @@ class PeerBook:
         self._clock = clock
         self._records: dict[bytes, PeerRecord] = {}
         self._dirty: set[bytes] = set()
+        self.favourites: frozenset[bytes] = frozenset()
+        """Peers for whom there is always room, unless they are banned: a council's members."""
         self._load()
 
     def _load(self) -> None:
@@ -86,7 +92,8 @@ class PeerBook:
 
     def worth(self, peer: bytes) -> float:
         """How much we want to keep it: higher is better, a stranger has 0."""
-        return peerscore.worth(self.record(peer), self._clock())
+        favour = FAVOUR if peer in self.favourites else 0.0
+        return peerscore.worth(self.record(peer), self._clock()) + favour
 
     def banned(self, peer: bytes) -> bool:
         """Whether it is neither dialled nor let in just now."""

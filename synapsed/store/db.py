@@ -1,14 +1,16 @@
 """state.db: what the machines save and what is pinned. All of the daemon's SQL stands here.
+A daemon with a ledger has a second file of the same shape, ledger.db (ledger_store.py).
 
 Write-ahead logging, so a crash at any instant leaves the last commit. `synchronous=FULL` (each
 commit is on disk before it returns) where a machine acts on having saved; NORMAL (a power cut
 may lose the last commits, never the order of them) for what is only remembered.
 """
 
+import itertools
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +33,14 @@ CREATE TABLE pins (
 """
 _BUSY_SECONDS = 10.0
 """Only backups and curious owners open the file beside us."""
+
+
+class Change(NamedTuple):
+    """One key of one table: its new value, or None where it goes."""
+
+    table: str
+    key: bytes
+    value: bytes | None
 
 
 class Pin(NamedTuple):
@@ -132,6 +142,17 @@ class Database:
             if self._connection.in_transaction:  # a full disk leaves it open
                 self._connection.execute("ROLLBACK")
             raise
+
+    def save(self, changes: Iterable[Change], *, durable: bool = True) -> None:
+        """Make all of `changes`, in order, or none of them. Durable with all before them, or else
+        not before a later one that is."""
+        with self.transaction(durable=durable) as run:
+            for gone, group in itertools.groupby(changes, lambda change: change.value is None):
+                if gone:
+                    keys = [(table, key) for table, key, _ in group]
+                    run.executemany("DELETE FROM kv WHERE name = ? AND key = ?", keys)
+                else:
+                    run.executemany("INSERT OR REPLACE INTO kv VALUES (?, ?, ?)", group)
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """All rows of one reading statement."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from simnet.councilparts import Founding
 from simnet.daemon import Daemon
 from simnet.scenario import NobodyDied, Promise, Scenario, Start
 from simnet.world import World, open_world
@@ -19,6 +20,7 @@ from synapsed.control.client import Client
 from tests.bench.attacks import ATTACKS as WIRE_ATTACKS
 from tests.bench.attacks import NETWORK, Attack, Target
 from tests.bench.badcontrol import bad_control
+from tests.bench.badledger import bad_ledger
 from tests.bench.badsources import hostile_sources
 
 REACH = {
@@ -36,7 +38,7 @@ SETTLE_S = 3.0
 WARM_SHARE = 0.02
 ANSWER_S = 30.0
 
-ATTACKS: tuple[Attack, ...] = (*WIRE_ATTACKS, bad_control, hostile_sources)
+ATTACKS: tuple[Attack, ...] = (*WIRE_ATTACKS, bad_control, hostile_sources, bad_ledger)
 
 Say = Callable[[str], None]
 
@@ -47,6 +49,8 @@ SCENARIO = Scenario(
     promises=[Promise(that=NobodyDied())],
     network=NETWORK,
     proxied=False,
+    # A council of one: all that a member does is there to be attacked.
+    council=Founding(members=0),
     # What is bad is told once and not for each of ten thousand frames.
     config={"log": {"level": "warning"}},
 )

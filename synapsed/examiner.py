@@ -1,0 +1,167 @@
+"""Whether what a proposal is about can be had: looked at, not believed.
+
+A manifest must be fetched, be of the kind that the proposal states, and its files must be there:
+of a model their headers and a few tiles at random, of anything else every byte. What is fetched
+is not pinned, so the next `gc` takes it again.
+
+A member of the council says what it found as a verdict; a proposer is told before it submits.
+"""
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from protocols.changes import AdoptionChange, touched
+from protocols.cid import cid_text
+from protocols.errands import Examine
+from protocols.errors import MalformedError, SynapseError
+from protocols.manifest import Manifest, ProposalManifest, decode_manifest
+from synapsed.control.problems import ArtefactUnavailableError
+from synapsed.models import NotAModelManifestError
+from synapsed.transfer.limits import Room
+from synapsed.transfer.plan import Part
+from synapsed.transfer.pull import Puller
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 1200.0
+"""For all that one proposal is about, and all looks at it: an adapter of 100 MB at 1 Mbit/s."""
+MAX_SIZE = 1 << 30
+"""Bytes that are fetched for one proposal, only to look: a large adapter, or two."""
+SAMPLE = 4
+"""Tiles of a model that are fetched: whoever lacks half of them is found out 15 times in 16."""
+TRIES, AGAIN_S = 3, 120.0
+"""Looks at an artefact before a member says that it cannot be had, and seconds between them: its
+holders may be asleep, and a verdict is not taken back."""
+AT_ONCE = 3
+"""Proposals that are looked at together: one whose holders are slow holds up one place."""
+MAX_WAITING = 512
+"""Proposals that wait to be looked at: twice as many as can be open."""
+
+
+class WrongKindError(MalformedError):
+    """A manifest of another kind than is stated."""
+
+    code = "wrong-kind"
+
+
+class Budget:
+    """What may be spent on one proposal: bytes, and seconds of looking."""
+
+    def __init__(self) -> None:
+        self.room = Room(MAX_SIZE)
+        self.seconds = PATIENCE_S
+
+    @contextmanager
+    def spent(self) -> Iterator[None]:
+        """Count the block's time. ArtefactUnavailableError where none is left."""
+        began = trio.current_time()
+        try:
+            with trio.fail_after(max(0.0, self.seconds)):
+                yield
+        except trio.TooSlowError as error:
+            raise ArtefactUnavailableError(
+                f"it could not be fetched within {PATIENCE_S / 60:.0f} minutes"
+            ) from error
+        finally:
+            self.seconds -= trio.current_time() - began
+
+
+class Examiner:
+    """Looks at artefacts, those of some proposals at a time, and tells `found` (proposal, holds).
+
+    What a proposal may cost us is bounded whoever made it: strangers' proposals come here, too.
+    """
+
+    def __init__(self, puller: Puller, found: Callable[[bytes, bool], None]) -> None:
+        self._puller = puller
+        self._found = found
+        self._places = trio.CapacityLimiter(AT_ONCE)
+        self._asked: deque[Examine] = deque()
+        self._under_way = 0
+        self._wake = trio.Event()
+
+    def ask(self, question: Examine) -> None:
+        """Look at it when its turn comes."""
+        if len(self._asked) + self._under_way < MAX_WAITING:
+            self._asked.append(question)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Look at what was asked about until cancelled."""
+        self._under_way = 0
+        async with trio.open_nursery() as nursery:
+            while True:
+                while self._asked:
+                    self._under_way += 1
+                    nursery.start_soon(self._examine, self._asked.popleft())
+                self._wake = trio.Event()
+                await self._wake.wait()
+
+    async def _examine(self, question: Examine) -> None:
+        budget = Budget()
+        for again in range(TRIES):
+            async with self._places:
+                holds = await self._holds(question.manifest, budget)
+            if holds is not None or again + 1 == TRIES:
+                break
+            await trio.sleep(AGAIN_S)
+        self._under_way -= 1
+        self._found(question.proposal, bool(holds))
+
+    async def _holds(self, proposal: ProposalManifest, budget: Budget) -> bool | None:
+        """Whether it can be had; None where another look might tell."""
+        try:
+            await self.look(proposal, budget)
+        except MalformedError as error:
+            log.info("a proposal's artefact is not what it should be: %s", error)
+            return False
+        except SynapseError as error:
+            log.info("a proposal's artefact cannot be had: %s", error)
+            return None
+        return True
+
+    async def look(self, proposal: ProposalManifest, budget: Budget | None = None) -> None:
+        """Fetch what a proposal is about. ArtefactUnavailableError, or MalformedError where it is
+        there and is something else."""
+        budget = budget or Budget()
+        change = proposal.change
+        stated = change.what if isinstance(change, AdoptionChange) else None
+        with budget.spent():
+            for cid in dict.fromkeys((*touched(change), *proposal.depends_on)):
+                manifest = await self._fetch(cid, budget.room)
+                kind = str(manifest.__struct_config__.tag)
+                if stated is not None and cid in touched(change) and kind != stated:
+                    raise WrongKindError(
+                        f"{cid_text(cid)} is the manifest of a {kind}, no {stated}"
+                    )
+
+    async def _fetch(self, cid: bytes, room: Room) -> Manifest:
+        puller = self._puller
+        try:
+            try:
+                tiles, _ = await puller.learn(cid, room=room)
+            except NotAModelManifestError:
+                await puller.pull(cid, room=room)
+            else:
+                if tiles:
+                    await puller.pull(cid, Part(tiles=_sample(tiles)), room=room)
+            block = await trio.to_thread.run_sync(puller.store.get_block, cid)
+        except MalformedError:
+            raise
+        except SynapseError as error:
+            raise ArtefactUnavailableError(
+                f"{cid_text(cid)} cannot be fetched: {error.message}",
+                remedy="announce it, and keep a daemon that holds it up while it is voted on",
+            ) from error
+        return decode_manifest(block)
+
+
+def _sample(tiles: int) -> tuple[tuple[int, int], ...]:
+    """Some tiles of so many; which ones, nobody can foresee."""
+    chosen = random.SystemRandom().sample(range(tiles), min(SAMPLE, tiles))
+    return tuple((tile, 1) for tile in sorted(chosen))
