@@ -25,6 +25,7 @@ from protocols.peerid import parse_peer_id, peer_id_of, peer_id_text
 from synapsed import models as library
 from synapsed.config import Config, Loaded, schema
 from synapsed.control import drafts
+from synapsed.control import ledgermodels as said
 from synapsed.control import models as shapes
 from synapsed.control.meters import MessageMeter
 from synapsed.control.problems import (
@@ -37,9 +38,11 @@ from synapsed.doctor.report import Check
 from synapsed.events import EventBus
 from synapsed.store import Store
 from synapsed.store.importing import copy, survey
+from tests.control_ledger import MemoryLedger
+from tests.ledger_book import MEMBERS
 
 QUOTA = 64 << 20
-SELF = peer_id_of(bytes(32))
+SELF = MEMBERS[0].identity
 FRIEND = peer_id_text(peer_id_of(bytes([1]) * 32))
 GONE = peer_id_text(peer_id_of(bytes([2]) * 32))
 CHUNK_LEAVES = 4
@@ -88,11 +91,12 @@ class Gate:
         self._left -= 1
 
 
-class MemoryNode:
-    """NodeApi over a real store; `origin` is the store that pulls take from."""
+class MemoryNode(MemoryLedger):
+    """NodeApi over a real store and a real ledger; `origin` is the store that pulls take from."""
 
     def __init__(self, folder: Path, origin: Store | None = None) -> None:
         self.bus = EventBus()
+        super().__init__(self.bus.emit)
         self.meter = MessageMeter()
         self.folder = folder
         self.store = Store.open(folder / "store", QUOTA, on_event=self.bus.emit)
@@ -138,6 +142,7 @@ class MemoryNode:
             pulls_done=self.pulled_chunks,
             pulls_failed=0,
             faults={"bad-leaf": 2},
+            ledger=self.ledger_counters(),
             loop_lag_ms={"p50": 0.5, "p99": 2.0, "max": 8.0},
         )
 
@@ -162,6 +167,7 @@ class MemoryNode:
             models=len(library.list_models(self.store)),
             store=self._use(),
             messages_per_second=self.meter.rate(),
+            ledger=self.glance(),
             warnings=["bootstrap 10.0.0.9 refused; tried again in 20 s"],
         )
 
@@ -463,6 +469,13 @@ def _info(state: library.ModelState) -> shapes.ModelInfo:
     )
 
 
+async def _propose(node: MemoryNode) -> list[str]:
+    """Some proposals to vote on; their CIDs."""
+    requests = [said.TextProposal(title=f"question {number}") for number in range(4)]
+    done = [await node.propose(each, True, lambda _progress: None) for each in requests]
+    return [each.subject for each in done]
+
+
 async def _serve_tcp(folder: Path) -> None:
     """The same application on a loopback port."""
     from synapsed.control.server import start_app
@@ -478,7 +491,8 @@ async def _serve_tcp(folder: Path) -> None:
         handle = start_app(node, nursery)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
-        ready = {"port": port, "cids": [cid_text(cid) for cid in (elsewhere, *held)]}
+        models = [cid_text(cid) for cid in (elsewhere, *held)]
+        ready = {"port": port, "cids": [*models, *await _propose(node)]}
         (folder / "ready.new").write_text(json.dumps(ready))
         (folder / "ready.new").rename(folder / "ready.json")
         await trio.serve_listeners(handle, listeners, handler_nursery=nursery)

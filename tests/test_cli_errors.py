@@ -263,8 +263,10 @@ def test_every_code_of_the_store_and_the_net_has_a_status():
     from protocols.errors import SynapseError
     from synapsed.control import problems
 
-    for module in ("synapsed.net.errors", "synapsed.transfer.errors", "synapsed.models"):
-        __import__(module)
+    for module in ("net.errors", "transfer.errors", "models", "genesis", "examiner"):
+        __import__(f"synapsed.{module}")
+    for module in ("ledger_errors", "poolitems", "changes"):
+        __import__(f"protocols.{module}")
     import synapsed.doctor
     import synapsed.paths
     import synapsed.store

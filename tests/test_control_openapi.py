@@ -42,6 +42,22 @@ include-path = "/v1/limits"
 [operations.checks.positive_data_acceptance]
 enabled = false
 
+# Which parameters there are no schema says, nor what a key or signed bytes decode to.
+[[operations]]
+include-path = "/v1/proposals"
+[operations.checks.positive_data_acceptance]
+enabled = false
+
+[[operations]]
+include-path = "/v1/proposals/{{cid}}/approvals"
+[operations.checks.positive_data_acceptance]
+enabled = false
+
+[[operations]]
+include-path = "/v1/ledger/submissions"
+[operations.checks.positive_data_acceptance]
+enabled = false
+
 [[operations]]
 include-path = "/v1/announcements"
 [operations.checks.positive_data_acceptance]

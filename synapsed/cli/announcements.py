@@ -1,17 +1,14 @@
 """announcements, announce, withdraw: the catalog, and what we say in it."""
 
-import json
-import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from protocols.errors import MalformedError
 from synapsed.cli import candidates
 from synapsed.cli.common import SLOW_S, Cli, command
+from synapsed.cli.manifests import read_manifest
 from synapsed.cli.names import announcement_id, subject_cid
 from synapsed.control import models
 
@@ -102,33 +99,13 @@ def proposal(cli: Cli, file: ManifestFile) -> None:
 
 
 def _publish(cli: Cli, kind: Literal["adapter", "kernel", "proposal"], file: Path) -> None:
-    draft = {**_read(file), "kind": kind}
+    draft = {**read_manifest(file), "kind": kind}
     if isinstance(draft.get("file"), str):
         # Beside the manifest, wherever synapsectl was started.
         draft["file"] = str(file.absolute().parent / draft["file"])
     with cli.client(SLOW_S) as client:
         found = client.call("POST", "/v1/announcements", models.AnnouncementInfo, draft)
     cli.done(found, lambda out: out.pairs([("announced", found.id), (kind, found.subject)]))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        text = data.decode()
-        body = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise MalformedError(
-            f"{file} is not {'TOML' if file.suffix == '.toml' else 'JSON'}: {why}",
-            remedy="docs/cli.md has an example of each manifest",
-        ) from error
-    if not isinstance(body, dict):
-        raise MalformedError(
-            f"{file} holds no object of named fields", remedy="docs/cli.md has an example of each"
-        )
-    return body
 
 
 def withdraw(

@@ -12,7 +12,7 @@ import typer
 from protocols.errors import SynapseError
 from synapsed.cli.common import Cli
 from synapsed.cli.names import model_cid
-from synapsed.control import models
+from synapsed.control import ledgermodels, models
 
 if TYPE_CHECKING:
     from synapsed.control.client import Client
@@ -67,6 +67,26 @@ def own_announcements(context: typer.Context, incomplete: str) -> list[str]:
     def ask(client: "Client") -> list[str]:
         found = client.call("GET", "/v1/announcements", models.Announcements)
         return [entry.id for entry in found.announcements if entry.own]
+
+    return _offer(context, incomplete, ask)
+
+
+def proposals(context: typer.Context, incomplete: str) -> list[str]:
+    """Proposals, those that are open first."""
+
+    def ask(client: "Client") -> list[str]:
+        found = client.call("GET", "/v1/proposals", ledgermodels.Proposals).proposals
+        return [each.cid for each in sorted(found, key=lambda each: each.state != "open")]
+
+    return _offer(context, incomplete, ask)
+
+
+def parameters(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of parameters."""
+
+    def ask(client: "Client") -> list[str]:
+        found = client.call("GET", "/v1/params", ledgermodels.Params).params
+        return [each.name for each in found]
 
     return _offer(context, incomplete, ask)
 

@@ -106,12 +106,18 @@ class Cli:
         return Client(self.socket(), max(patience, self.timeout or 0))
 
     def work(
-        self, client: "Client", what: str, path: str, kind: type[T], asked: object = None
+        self,
+        client: "Client",
+        what: str,
+        path: str,
+        kind: type[T],
+        asked: object = None,
+        **query: str | bool,
     ) -> T:
         """Long work at `path`, with a bar named `what`; its result, as `kind`."""
         with self.out.progress(what) as watch:
             try:
-                return client.work(path, kind, asked, watch)
+                return client.work(path, kind, asked, watch, **query)
             except KeyboardInterrupt:
                 remedy = _AFTER_INTERRUPT.get(what.partition(" ")[0], "")
                 raise InterruptedByUserError(f"{what}: interrupted", remedy=remedy) from None
@@ -146,6 +152,7 @@ class Cli:
 
 _AFTER_INTERRUPT = {
     "pull": "what has arrived is kept: the same command goes on from there",
+    "submit": "what was sent may be ratified all the same: `synapsectl ledger show` tells",
     "import": "the same command goes on from there; `synapsectl gc` takes what is there already",
 }
 

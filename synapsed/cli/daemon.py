@@ -12,6 +12,7 @@ from synapsed.cli.common import SLOW_S, Cli, command
 from synapsed.config import MIN_QUOTA
 from synapsed.control import models
 from synapsed.control.fields import MAX_PULLS_LIMIT, RATE_LIMIT
+from synapsed.control.ledgermodels import LedgerGlance
 from synapsed.control.problems import EXIT_FAILED, TimedOutError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def status(cli: Cli) -> None:
                 f" ({share(found.store.used, quota)})",
             ),
             ("messages", f"{found.messages_per_second:.1f}/s"),
+            *_ledger_rows(found.ledger),
         ]
         if process is not None:
             rows.append(("process", f"{size(process.rss)}, {process.cpu_share:.1%} of a core"))
@@ -70,6 +72,28 @@ def status(cli: Cli) -> None:
             out.verdict("warn", warning)
 
     cli.done(found, show)
+
+
+def _ledger_rows(found: LedgerGlance | None) -> list[tuple[str, str]]:
+    from synapsed.cli.output import since  # noqa: PLC0415
+
+    if found is None:
+        return [("ledger", "none: this daemon was given no genesis")]
+    behind = f", {found.behind} behind" if found.behind else ""
+    roles = {
+        "member": "this daemon sits in it",
+        "willing": "this daemon stands for the next",
+        "follower": "this daemon follows",
+        "lost-state": "this daemon lost its seat's state, and signs nothing",
+    }
+    leader = "" if found.leader is None else f", led by {found.leader[:18]}"
+    rows = [
+        ("ledger", f"index {found.index}, {since(found.time)} old{behind}; {found.hash[:16]}"),
+        ("council", f"epoch {found.epoch}, {found.seats} seats{leader}; {roles[found.role]}"),
+    ]
+    if found.open_proposals:
+        rows.append(("proposals", f"{found.open_proposals} open: `synapsectl proposal ls`"))
+    return rows
 
 
 def _job_line(job: models.JobInfo) -> str:
@@ -107,9 +131,15 @@ def limits(
         from synapsed.quantities import Rate, Size  # noqa: PLC0415
 
         upload = Rate(found.upload).text()
+        origin = found.origins.get("limits.upload", "default")
+        known = {"default": "", "limits": ", until the restart"}
         out.pairs(
             [
-                ("upload", upload if " " in upload else rate(found.upload)),
+                (
+                    "upload",
+                    (upload if " " in upload else rate(found.upload))
+                    + known.get(origin, f", from {origin}"),
+                ),
                 ("quota", limit(Size(found.quota).text(), found.quota)),
                 ("max pulls", str(found.max_pulls)),
                 ("max connections", str(found.max_connections)),

@@ -11,7 +11,19 @@ import typer
 from typer.exceptions import TyperException
 
 from protocols.errors import RefusedError, SynapseError
-from synapsed.cli import announcements, completion, daemon, events, model, peers
+from synapsed.cli import (
+    announcements,
+    completion,
+    council,
+    daemon,
+    events,
+    genesis,
+    human,
+    ledger,
+    model,
+    peers,
+    proposal,
+)
 from synapsed.cli.common import Home, Json, NoColor, Socket, Timeout, print_json
 from synapsed.control.problems import (
     EXIT_FAILED,
@@ -31,7 +43,11 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: the same in a pipe and on a terminal
     pretty_exceptions_enable=False,
 )
-for module in (daemon, peers, model, announcements, events, completion):
+for module in (
+    *(daemon, peers, model, announcements, events),
+    *(genesis, human, proposal, council, ledger),
+    completion,
+):
     module.register(app)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from protocols.errors import SynapseError
 from synapsed.control.fields import CID_PATTERN
+from synapsed.control.ledgermodels import Proposals
 from synapsed.control.models import Announcements, ModelInfo, Models, Peers
 
 if TYPE_CHECKING:
@@ -63,6 +64,17 @@ def subject_cid(client: "Client", text: str) -> str:
     by_name = {model.cid for model in held if model.name == text}
     known = {entry.subject for entry in catalog}
     return _one(text, known, by_name, "subject", "synapsectl announcements lists them")
+
+
+def proposal_cid(client: "Client", text: str, state: str | None = None) -> str:
+    """The CID of the proposal that `text` stands for, among those of one state or all."""
+    if re.fullmatch(CID_PATTERN, text):
+        return text
+    query = {} if state is None else {"state": state}
+    found = client.call("GET", "/v1/proposals", Proposals, **query).proposals
+    what = "proposal" if state is None else f"{state} proposal"
+    known = {each.cid for each in found}
+    return _one(text, known, (), what, "synapsectl proposal ls lists them")
 
 
 def peer_id(client: "Client", text: str) -> str:

@@ -155,9 +155,9 @@ def job_subject(job: "JobInfo") -> str:
     return short_cid(job.subject) if job.kind in ("pull", "export") else job.subject
 
 
-def count(number: int, what: str) -> str:
-    """So many of something."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def count(number: int, what: str, several: str = "") -> str:
+    """So many of something; `several` where that is not `what` with an s."""
+    return f"{number} {what if number == 1 else several or f'{what}s'}"
 
 
 def clean(text: str) -> str:
@@ -206,6 +206,11 @@ def duration(seconds: float) -> str:
         if whole >= length:
             return f"{whole // length} {unit} {whole % length // part} {below}"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def moment(at: float) -> str:
+    """A point in time, in the reader's own zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def since(moment: float) -> str:

@@ -1,4 +1,4 @@
-"""What the control socket needs of the daemon: `NodeApi`.
+"""What the control socket needs of the daemon: `NodeApi` (ledgerapi.py has the ledger's part).
 
 The server knows nothing of the net or the store; the node knows nothing of HTTP. CIDs and
 peer ids are bytes here and text in the structs. Long work is one call that reports progress
@@ -6,10 +6,10 @@ through a plain callback and returns its result; cancelling the call ends the wo
 was verified by then stays on record.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from synapsed.control.ledgerapi import LedgerApi, Report
 from synapsed.control.meters import MessageMeter
 from synapsed.control.models import (
     AnnouncementInfo,
@@ -27,7 +27,6 @@ from synapsed.control.models import (
     ModelInfo,
     PeerInfo,
     Pong,
-    Progress,
     PullResult,
     Removed,
     ScrubResult,
@@ -36,11 +35,10 @@ from synapsed.control.models import (
 )
 from synapsed.events import EventBus
 
-Report = Callable[[Progress], None]
-"""Takes progress: never blocks, keeps only the newest, may be called from any thread."""
+__all__ = ["NodeApi", "Report"]
 
 
-class NodeApi(Protocol):
+class NodeApi(LedgerApi, Protocol):
     """The running daemon. Methods raise SynapseError and nothing else.
 
     control/problems.py has the errors that are made for this (UnknownError, ConflictError,

@@ -7,7 +7,7 @@ daemon answered.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import httpx
 import msgspec
@@ -24,6 +24,12 @@ STREAM_S = 3 * KEEP_ALIVE_S
 
 T = TypeVar("T")
 Watch = Callable[[Progress], None]
+
+
+class Writable(Protocol):
+    """Where a download goes."""
+
+    def write(self, part: bytes, /) -> int: ...
 
 
 class NoDaemonError(SynapseError):
@@ -103,6 +109,20 @@ class Client:
             answer = self._http.get(path)
             _check(answer)
             return answer.text
+
+    def download(self, path: str, sink: Writable) -> int:
+        """The answer's bytes into `sink`, as they come; how many they were."""
+        size = 0
+        with (
+            _told(self._socket),
+            self._http.stream("GET", path, timeout=_STREAM) as answer,
+        ):
+            if answer.status_code != httpx.codes.OK:
+                answer.read()
+            _check(answer)
+            for piece in answer.iter_bytes():
+                size += sink.write(piece)
+        return size
 
     def work(
         self, path: str, kind: type[T], body: object, watch: Watch, /, **query: str | bool

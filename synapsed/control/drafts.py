@@ -1,8 +1,18 @@
 """What an owner writes to publish something, as the manifest and the announcement of it."""
 
 from protocols.announcement import AdapterBody, BenchmarkClaim, KernelBody
+from protocols.changes import (
+    AdoptionChange,
+    Change,
+    HumanKeyChange,
+    ParameterChange,
+    Setting,
+    UpgradeChange,
+)
 from protocols.cid import parse_cid
+from protocols.keytext import parse_key
 from protocols.manifest import AdapterManifest, Benchmark, FileRef, KernelManifest, ProposalManifest
+from synapsed.control import ledgermodels as said
 from synapsed.control.models import AdapterDraft, BenchmarkDraft, KernelDraft, ProposalDraft
 
 
@@ -51,6 +61,40 @@ def kernel_manifest(draft: KernelDraft, file: FileRef, author: bytes) -> KernelM
 def proposal_manifest(draft: ProposalDraft, author: bytes) -> ProposalManifest:
     """The manifest of a proposal. MalformedError for what is wrong."""
     return ProposalManifest(title=draft.title, description=draft.text, author=author, depends_on=())
+
+
+def proposal_change(request: said.ProposalRequest) -> Change | None:
+    """What a proposal would change. MalformedError for what is wrong."""
+    match request:
+        case said.ParameterProposal():
+            named = sorted((each.name, each.value) for each in request.changes)
+            return ParameterChange(settings=tuple(Setting(*each) for each in named))
+        case said.HumanKeyProposal():
+            key = parse_key(request.key)
+            return HumanKeyChange(action=request.action, name=request.name, key=key)
+        case said.AdoptionProposal():
+            return AdoptionChange(what=request.what, manifest=parse_cid(request.manifest))
+        case said.UpgradeProposal():
+            return UpgradeChange(
+                component=request.component,
+                version=request.version,
+                manifest=parse_cid(request.manifest),
+                risks=request.risks,
+                benefits=request.benefits,
+            )
+        case _:
+            return None
+
+
+def decided_manifest(request: said.ProposalRequest, author: bytes) -> ProposalManifest:
+    """The manifest of a proposal to the ledger. MalformedError for what is wrong."""
+    return ProposalManifest(
+        title=request.title,
+        description=request.text,
+        author=author,
+        depends_on=tuple(parse_cid(cid) for cid in request.links),
+        change=proposal_change(request),
+    )
 
 
 def adapter_body(cid: bytes, manifest: AdapterManifest) -> AdapterBody:

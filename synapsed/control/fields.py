@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from protocols.changes import MAX_TEXT
 from synapsed.config import MIN_QUOTA
 
 NAME_LIMIT = 128
@@ -35,6 +36,17 @@ MAX_JOB = 1 << 53
 _CID = "^baf[ky]rei[a-h][a-z2-7]{50}[aeimquy4]"
 CID_PATTERN = f"{_CID}$"
 """A CIDv1 of ours in base32: `b`, then 01 (55 or 71) 12 20, a digest, and two bits of padding."""
+
+PEER_PATTERN = "^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$"
+"""The peer id of an Ed25519 key."""
+
+MAX_ENTRIES = 1000
+"""In one answer: a screen has fifty, and 4 MiB stop it before."""
+
+A_PEER = "the peer id of an Ed25519 key in base58"
+A_CID = "a content id (bafyrei...) in full"
+IN_PATHS = {CID_PATTERN: A_CID, PEER_PATTERN: A_PEER}
+"""What the patterns of paths and queries ask for."""
 
 WORDS: dict[str, str] = {}
 """What each pattern asks for."""
@@ -66,9 +78,7 @@ ExpertName = Annotated[
         NAME_LIMIT,
     ),
 ]
-PeerText = Annotated[
-    str, _like("^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}", "the peer id of an Ed25519 key in base58")
-]
+PeerText = Annotated[str, _like(PEER_PATTERN.removesuffix("$"), A_PEER)]
 
 Name = Annotated[
     str,
@@ -90,8 +100,24 @@ Word = Annotated[
         r"^[a-z0-9][a-z0-9._+-]*", "lower-case letters, digits, dots, dashes, + and _", NAME_LIMIT
     ),
 ]
-A_CID = "a content id (bafyrei...) in full"
 CidText = Annotated[str, _like(_CID, A_CID)]
 Cids = Annotated[list[CidText], Meta(max_length=64)]
+KeyText = Annotated[
+    str, _like("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}", "an Ed25519 key in base58 (z6Mk...)")
+]
+ApprovalSignature = Annotated[
+    str, _like("^[0-9a-f]{128}", "an Ed25519 signature: 128 hexadecimal digits")
+]
+ParameterName = Annotated[
+    str,
+    _like(r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", "a parameter's name such as limits.upload", 64),
+]
+ParameterValue = Annotated[int, Meta(ge=0, le=MAX_JOB)]
+ComponentName = Annotated[
+    str, _like(r"^[a-z][a-z0-9._-]*", "a component's name in lower case", NAME_LIMIT)
+]
+UpgradeText = Annotated[str, Meta(max_length=MAX_TEXT)]
+NoteText = Annotated[str, Meta(min_length=1, max_length=1024)]
+RawSubmission = Annotated[bytes, Meta(min_length=1, max_length=1 << 17)]
 Bytes = Annotated[int, Meta(ge=0, le=RATE_LIMIT)]
 Quota = Annotated[int, Meta(ge=int(MIN_QUOTA), le=RATE_LIMIT)]

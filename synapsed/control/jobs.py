@@ -1,4 +1,4 @@
-"""Long work: imports, pulls, exports and scrubs, and the clients that watch them.
+"""Long work: imports, pulls, exports, scrubs and submissions, and the clients that watch them.
 
 Rule 1: the same work asked for twice is one job with two watchers.
 Rule 2: a job that nobody watches any more is cancelled, unless it was detached.
@@ -15,6 +15,7 @@ import trio
 
 from protocols.errors import SynapseError
 from synapsed.control.api import Report
+from synapsed.control.ledgermodels import Submitted
 from synapsed.control.models import (
     ExportResult,
     ImportResult,
@@ -32,8 +33,8 @@ JOB_LIMIT = 32
 WATCH_PERIOD_S = 0.1
 """A watcher is told ten times a second at most: what a progress bar can show."""
 
-JobKind = Literal["import", "pull", "export", "scrub"]
-Result = ImportResult | PullResult | ExportResult | ScrubResult
+JobKind = Literal["import", "pull", "export", "scrub", "submit"]
+Result = ImportResult | PullResult | ExportResult | ScrubResult | Submitted
 Work = Callable[[Report], Awaitable[Result]]
 
 

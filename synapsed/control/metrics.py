@@ -7,9 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
+from synapsed.control.ledgermodels import LedgerCounters
 from synapsed.control.meters import MessageMeter
 from synapsed.control.models import Counters
 from synapsed.process_metrics import ProcessReading
@@ -35,6 +41,9 @@ class _NodeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._traffic()
         yield from self._swarm()
+        if self._counters.ledger is not None:
+            yield from _log(self._counters.ledger)
+            yield from _consensus(self._counters.ledger)
         yield from self._process()
 
     def _traffic(self) -> Iterator[Metric]:
@@ -72,8 +81,44 @@ class _NodeCollector(Collector):
         if usage.cgroup is not None and usage.cgroup.cpu_seconds is not None:
             spent = {(): usage.cgroup.cpu_seconds}
             yield _counter("cgroup_cpu_seconds", "CPU time of its cgroup.", (), spent)
-        lags = {(name,): round(value / 1e3, 6) for name, value in lag.items()}
+        lags = _quantiles({name: value / 1e3 for name, value in lag.items()})
         yield _gauges("loop_lag_seconds", "Passes of the event loop.", ("quantile",), lags)
+
+
+def _log(ledger: LedgerCounters) -> Iterator[Metric]:
+    """What the ratified log says: the same on every daemon that has as much of it."""
+    yield _gauge("ledger_index", "Of the newest ratified entry.", ledger.index)
+    yield _gauge("ledger_epoch", "The epoch.", ledger.epoch)
+    yield _gauge("ledger_time_seconds", "The ledger's time.", ledger.time)
+    yield _gauges("proposals", "By state.", ("state",), _single(ledger.proposals))
+    closed = ledger.proposals.get("accepted", 0) + ledger.proposals.get("rejected", 0)
+    if closed:
+        rate = ledger.proposals.get("accepted", 0) / closed
+        yield _gauge("proposal_approval_rate", "Accepted, of those closed.", rate)
+    text = "From a proposal to its outcome, by the ledger."
+    decided = SummaryMetricFamily("synapsed_decision_seconds", text)
+    decided.add_metric((), closed, ledger.decision_s)
+    yield decided
+    yield _gauge("council_seats", "Seats of the council.", ledger.seats)
+    changed = {(): float(ledger.seats_changed)}
+    yield _counter("council_seats_changed", "Seats that epochs gave to others.", (), changed)
+    yield _counter("council_epochs", "Epochs that ended.", (), {(): ledger.epochs})
+    yield _counter("council_guilt", "Members proven guilty.", (), {(): ledger.guilt})
+    if ledger.epochs and ledger.seats:
+        rotation = ledger.seats_changed / ledger.epochs / ledger.seats
+        yield _gauge("council_rotation", "Share of seats that an epoch changes.", rotation)
+
+
+def _consensus(ledger: LedgerCounters) -> Iterator[Metric]:
+    """What this daemon saw of how it came about."""
+    entries = _single(ledger.entries)
+    yield _counter("ledger_entries", "Ratified here, by kind.", ("kind",), entries)
+    yield _gauge("council_term", "The newest term seen.", ledger.term)
+    yield _counter("council_terms_lost", "Terms ended by time-outs.", (), {(): ledger.terms_lost})
+    times = _quantiles({name: value / 1e3 for name, value in ledger.consensus_ms.items()})
+    text = "From an entry's first sight here to its ratification."
+    yield _gauges("consensus_seconds", text, ("quantile",), times)
+    yield _gauge("submissions_waiting", "Submissions not ratified yet.", ledger.waiting)
 
 
 def exposition(
@@ -88,6 +133,10 @@ def exposition(
 
 def _single(values: Mapping[str, int]) -> dict[tuple[str, ...], int]:
     return {(name,): value for name, value in values.items()}
+
+
+def _quantiles(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+    return {(name,): round(value, 6) for name, value in values.items()}
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], values: Values) -> Metric:

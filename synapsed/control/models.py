@@ -24,6 +24,7 @@ from synapsed.control.fields import (
     Text,
     Word,
 )
+from synapsed.control.ledgermodels import LedgerCounters, LedgerGlance
 from synapsed.doctor.report import Check
 from synapsed.process_metrics import ProcessReading
 
@@ -69,7 +70,7 @@ class JobInfo(Struct):
     """Long work under way for some client."""
 
     id: int
-    kind: Literal["import", "pull", "export", "scrub"]
+    kind: Literal["import", "pull", "export", "scrub", "submit"]
     subject: str
     detached: bool
     started: float
@@ -96,6 +97,8 @@ class Status(Struct):
     models: int
     store: StoreUse
     messages_per_second: float
+    ledger: LedgerGlance | None = None
+    """None where the daemon was given no genesis."""
     warnings: list[str] = []
     """What the owner should know now: "bootstrap 10.0.0.2 refused; tried again in 20 s"."""
     process: ProcessReading | None = None
@@ -383,6 +386,8 @@ class Limits(Struct):
     quota: int
     max_pulls: int
     max_connections: int
+    origins: dict[str, str] = {}
+    """Of those that the network has a say in: `ledger INDEX`, or the owner's own setting."""
 
 
 class LimitsRequest(Request):
@@ -451,5 +456,6 @@ class Counters(Struct):
     pulls_failed: int
     faults: dict[str, int]
     """Faults of peers by name."""
+    ledger: LedgerCounters | None = None
     loop_lag_ms: dict[str, float] = {}
     """p50, p99 and max of the event loop's passes."""

@@ -10,6 +10,7 @@
 | 409    | what is there already forbids it            | 1         |
 | 413    | the request's body is too large             | 1         |
 | 422    | well formed, and a value is not allowed     | 1         |
+| 429    | more than a day's quota of the ledger       | 5         |
 | 500    | a defect of ours, or a failing disk         | 1         |
 | 502    | a peer failed                               | 1         |
 | 503    | paused, or busy                             | 5         |
@@ -86,6 +87,24 @@ class TimedOutError(SynapseError):
     code: ClassVar[str] = "timed-out"
 
 
+class NoGenesisError(SynapseError):
+    """The daemon was given no genesis, so there is no ledger that it could follow."""
+
+    code: ClassVar[str] = "no-genesis"
+
+
+class ArtefactUnavailableError(SynapseError):
+    """A proposal links something that none of our peers could give us."""
+
+    code: ClassVar[str] = "artefact-unavailable"
+
+
+class NotRatifiedError(SynapseError):
+    """A submission that expired before the council ratified it."""
+
+    code: ClassVar[str] = "not-ratified"
+
+
 class CancelledError(SynapseError):
     """Somebody cancelled the job, or its client went away."""
 
@@ -121,6 +140,30 @@ _STATUS_BY_CODE = {
     "wrong-base": 409,
     "manifest-damaged": 409,
     "unknown-part": 404,
+    # The ledger.
+    "no-genesis": 409,
+    "wrong-genesis": 409,
+    "not-open": 409,
+    "artefact-unavailable": 409,
+    "expired": 409,
+    "replayed": 409,
+    "too-early": 409,
+    "pool-full": 503,
+    "wrong-kind": 422,
+    "daily-quota": 429,
+    "work-needed": 422,
+    "unknown-parameter": 422,
+    "out-of-range": 422,
+    "no-change": 422,
+    "bad-change": 422,
+    "unproven": 422,
+    "invalid-entry": 422,
+    "bad-key": 422,
+    "bad-genesis": 422,
+    "entry-too-large": 413,
+    "not-a-human-key": 403,
+    "protected": 403,
+    "not-ratified": 504,
     # Others failed.
     "net": 502,
     "peer-unreachable": 502,
@@ -143,6 +186,7 @@ _STATUS_BY_CLASS: tuple[tuple[type[SynapseError], int], ...] = (
 _HTTP_CODES = {404: "no-such-path", 405: "no-such-method"}
 _EXIT_BY_STATUS = {
     403: EXIT_REFUSED,
+    429: EXIT_REFUSED,
     503: EXIT_REFUSED,
     507: EXIT_REFUSED,
     408: EXIT_TIMED_OUT,

@@ -4,11 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import trio
 from fastapi import FastAPI, Request
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from starlette import status
 from starlette.exceptions import HTTPException
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from protocols.errors import MalformedError, SynapseError
 from protocols.peerid import parse_peer_id
 from synapsed.control import schema
-from synapsed.control.fields import A_CID
+from synapsed.control.fields import CID_PATTERN, IN_PATHS
 from synapsed.control.gate import problem_response
 from synapsed.control.models import Problem
 from synapsed.control.problems import (
@@ -29,6 +30,11 @@ from synapsed.control.problems import (
     http_problem,
 )
 from synapsed.control.wording import in_words
+
+BRIEF_S = 20.0
+"""For what should take milliseconds; a ping that must dial first has 10 s of its own."""
+
+CidInPath = Annotated[str, InPath(pattern=CID_PATTERN, description="A content id.")]
 
 SHAPES = "docs/cli.md has examples, and /openapi.json the shape of every request"
 
@@ -110,9 +116,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
         # GET /v1/models/import is not the model `import`: that path takes POST alone.
         return await _http(request, HTTPException(status.HTTP_405_METHOD_NOT_ALLOWED))
     where = " ".join(str(part) for part in first["loc"])
-    # The only pattern of a path or a query is a CID's.
-    is_no_cid = first["type"] == "string_pattern_mismatch"
-    what = f"expected {A_CID}" if is_no_cid else first["msg"]
+    expected = IN_PATHS.get(first.get("ctx", {}).get("pattern", ""))
+    what = f"expected {expected}" if expected is not None else first["msg"]
     problem = Problem(error="invalid", message=f"{where}: {what}", remedy=SHAPES, status=422)
     return reply(problem, problem.status)
 

@@ -12,23 +12,27 @@ from fastapi import Path as InPath
 from starlette.responses import Response
 
 from protocols.cid import parse_cid
-from synapsed.control import metrics, models, schema
+from synapsed.control import ledgerroutes, metrics, models, schema
 from synapsed.control.api import NodeApi
 from synapsed.control.fields import CID_PATTERN, MAX_JOB
 from synapsed.control.jobs import Job, JobBoard
-from synapsed.control.replies import answer_errors, body_as, path_of, peer_of, reply, within
+from synapsed.control.replies import (
+    BRIEF_S,
+    CidInPath,
+    answer_errors,
+    body_as,
+    path_of,
+    peer_of,
+    reply,
+    within,
+)
 from synapsed.control.schema import LONG_WORK, route
 from synapsed.control.streams import EventStream, JobStream, underway
 from synapsed.events import Event
 from synapsed.process_metrics import ProcessMeter
 
-BRIEF_S = 20.0
-"""For what should take milliseconds; a ping that must dial first has 10 s of its own."""
-
 SLOW_S = 600.0
 """For gc, doctor and what else may walk a large store on a slow disk."""
-
-CidText = Annotated[str, InPath(pattern=CID_PATTERN, description="A content id.")]
 
 
 def build_app(node: NodeApi, jobs: JobBoard, usage: ProcessMeter, recent: deque[Event]) -> FastAPI:
@@ -53,6 +57,8 @@ def build_app(node: NodeApi, jobs: JobBoard, usage: ProcessMeter, recent: deque[
     app.include_router(_models(node))
     app.include_router(_long_work(node, jobs))
     app.include_router(_store(node, jobs))
+    app.include_router(ledgerroutes.reading(node))
+    app.include_router(ledgerroutes.deciding(node, jobs))
     return app
 
 
@@ -205,7 +211,7 @@ def _announcements(node: NodeApi) -> APIRouter:
     @router.delete(
         "/v1/announcements/{cid}", **route(models.AnnouncementInfo, fails=(400, 403, 404))
     )
-    async def withdraw(cid: CidText) -> Response:
+    async def withdraw(cid: CidInPath) -> Response:
         """Take back an announcement of ours."""
         with within(BRIEF_S):
             return reply(await node.withdraw(parse_cid(cid)))
@@ -227,25 +233,25 @@ def _models(node: NodeApi) -> APIRouter:
             return reply(models.Models(models=await node.models()))
 
     @router.get("/v1/models/{cid}", **route(models.ModelDetail, **one))
-    async def show(cid: CidText) -> Response:
+    async def show(cid: CidInPath) -> Response:
         """One model: files, experts, holders."""
         with within(BRIEF_S):
             return reply(await node.model(parse_cid(cid)))
 
     @router.delete("/v1/models/{cid}", **route(models.Removed, **one))
-    async def remove(cid: CidText) -> Response:
+    async def remove(cid: CidInPath) -> Response:
         """Forget a model and withdraw its announcement."""
         with within(SLOW_S):
             return reply(await node.remove(parse_cid(cid)))
 
     @router.post("/v1/models/{cid}/pin", **route(models.ModelInfo, **one))
-    async def pin(cid: CidText) -> Response:
+    async def pin(cid: CidInPath) -> Response:
         """Keep it through gc."""
         with within(BRIEF_S):
             return reply(await node.pin(parse_cid(cid)))
 
     @router.post("/v1/models/{cid}/unpin", **route(models.ModelInfo, **one))
-    async def unpin(cid: CidText) -> Response:
+    async def unpin(cid: CidInPath) -> Response:
         """Let gc take it."""
         with within(BRIEF_S):
             return reply(await node.unpin(parse_cid(cid)))
@@ -280,7 +286,7 @@ def _long_work(node: NodeApi, jobs: JobBoard) -> APIRouter:
     pulling["responses"][202] = schema.answer(models.JobStarted)
 
     @router.post("/v1/models/{cid}/pull", **pulling)
-    async def pull(request: Request, cid: CidText, detach: bool = False) -> Response:
+    async def pull(request: Request, cid: CidInPath, detach: bool = False) -> Response:
         """Fetch a model, or parts of it. With `detach` it goes on when the client has gone.
 
         What fails at once is told at once, detached or not.
@@ -307,7 +313,7 @@ def _long_work(node: NodeApi, jobs: JobBoard) -> APIRouter:
         "/v1/models/{cid}/export",
         **route(models.ExportResult, body=models.ExportRequest, stream=True, fails=LONG_WORK),
     )
-    async def export(request: Request, cid: CidText) -> Response:
+    async def export(request: Request, cid: CidInPath) -> Response:
         """Write a model's files into a new or empty folder."""
         asked = await body_as(request, models.ExportRequest)
         wanted = parse_cid(cid)

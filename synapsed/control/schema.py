@@ -7,9 +7,10 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from synapsed.control import models
+from synapsed.control import ledgermodels, models
 
 _JSON = "application/json"
+BINARY = "application/octet-stream"
 _REF = "#/components/schemas/{name}"
 
 _MEANINGS = {
@@ -20,6 +21,7 @@ _MEANINGS = {
     409: "What is there already forbids it.",
     413: "The body is too large.",
     422: "Well formed, and a value is not allowed.",
+    429: "More than a day's quota.",
     500: "A defect of the daemon, or a failing disk.",
     502: "A peer failed.",
     503: "Paused, or busy.",
@@ -38,16 +40,19 @@ def route(
     body: Any = None,
     body_required: bool = True,
     stream: bool = False,
+    file: str = "",
     status: int = 200,
     fails: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Keyword arguments of a FastAPI route: what it takes, answers, and how it may fail.
 
-    `result` None is plain text; with `stream` it is what the stream's last event carries.
+    `result` None is plain text, or the bytes of `file` (what they are); with `stream` it is
+    what the stream's last event carries.
     """
     if body is not None:
         fails = (*fails, *_WITH_BODY)
-    responses: dict[int | str, dict[str, Any]] = {status: _success(result, stream)}
+    success = _file(file) if file else _success(result, stream)
+    responses: dict[int | str, dict[str, Any]] = {status: success}
     for code in sorted({*fails, *_ALWAYS}):
         responses[code] = {"description": _MEANINGS[code], "content": _json(models.Problem)}
     extra: dict[str, Any] = {"status_code": status, "responses": responses}
@@ -69,6 +74,11 @@ def _success(result: type | None, stream: bool) -> dict[str, Any]:
         content = {"text/plain": {"schema": {"type": "string"}}}
         return {"description": "Prometheus text.", "content": content}
     return answer(result)
+
+
+def _file(what: str) -> dict[str, Any]:
+    schema = {"type": "string", "format": "binary"}
+    return {"description": what, "content": {BINARY: {"schema": schema}}}
 
 
 def answer(result: type) -> dict[str, Any]:
@@ -109,11 +119,12 @@ def document(app: FastAPI) -> dict[str, Any]:
     )
     structs = [
         value
-        for value in vars(models).values()
+        for module in (models, ledgermodels)
+        for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, msgspec.Struct)
-        and value.__module__ == models.__name__
-        and value not in (models.Struct, models.Request)
+        and value.__module__ == module.__name__
+        and value.__struct_fields__  # which the bases have not
     ]
     _, schemas = msgspec.json.schema_components(structs, ref_template=_REF)
     found["components"] = {"schemas": dict(sorted(schemas.items()))}

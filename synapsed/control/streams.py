@@ -1,11 +1,13 @@
-"""Server-sent events: the daemon's events, and the news of a job.
+"""Answers that take long: the daemon's events, the news of a job, a file without known length.
 
-Each is `event: KIND`, `data: JSON`, an empty line. A stream ends when its client goes away;
-a comment now and then finds out clients that vanished without a word.
+The first two are server-sent events: each is `event: KIND`, `data: JSON`, an empty line. A
+stream ends when its client goes away; a comment now and then finds out clients that vanished
+without a word.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 import msgspec
 import trio
@@ -17,12 +19,13 @@ from synapsed.control.gate import problem_response
 from synapsed.control.jobs import Job, Result
 from synapsed.control.models import KEEP_ALIVE_S, Progress
 from synapsed.control.problems import problem_of
+from synapsed.control.schema import BINARY
 from synapsed.events import EventBus
 
 FIRST_NEWS_S = 2.0
 """An error that comes within this time gets its own HTTP status; then the stream begins."""
 
-_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+_EVENTS = b"text/event-stream"
 
 
 class Stream(Response, ABC):
@@ -100,6 +103,29 @@ class JobStream(Stream):
             return None
 
 
+class FileStream(Stream):
+    """Bytes that come in pieces: an error before the first is a plain HTTP error."""
+
+    media_type = BINARY
+
+    def __init__(self, pieces: Callable[[], AsyncGenerator[bytes, None]]) -> None:
+        super().__init__()
+        self._pieces = pieces
+
+    async def talk(self, send: Send) -> Response | None:
+        async with aclosing(self._pieces()) as pieces:
+            try:
+                first = await anext(pieces, b"")
+            except SynapseError as error:
+                return problem_response(error)
+            await _start(send, BINARY.encode())
+            await _say(send, first)
+            async for piece in pieces:
+                await _say(send, piece)
+        await _end(send)
+        return None
+
+
 async def underway(start: Callable[[], Job]) -> Job:
     """A detached job that is well under way, or over. Raises the error of one that fails at once.
 
@@ -134,8 +160,13 @@ async def _when_gone(receive: Receive, scope: trio.CancelScope) -> None:
 
 
 async def _begin(send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+    await _start(send, _EVENTS)
     await _say(send, b": synapsed\n\n")
+
+
+async def _start(send: Send, media_type: bytes) -> None:
+    headers = [(b"content-type", media_type), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
 async def _say(send: Send, data: bytes) -> None:
