@@ -25,18 +25,19 @@ demo: .venv/demo.stamp ## the main job: a published model, spread over a swarm o
 test: lint ## lint, then all tests (ARGS: more for pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: .venv/test.stamp ## ruff, mypy strict on protocols and synapsed, the import rules
+lint: .venv/test.stamp ## ruff, mypy strict, the import rules
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
-	$(BIN)/mypy protocols synapsed
+	$(BIN)/mypy protocols synapsed simnet
 	$(BIN)/lint-imports
 
 bench: .venv/test.stamp ## one table of all benches (ARGS: names, or --resume)
 	$(BIN)/python -m tests.bench $(ARGS)
 
-soak: .venv/test.stamp ## thirty times the random tests, and the rough scenarios under ROUNDS seeds
+soak: .venv/test.stamp ## thirty times the random tests, 20,000 virtual worlds, the rough scenarios under ROUNDS seeds
+	$(BIN)/python -m simnet virtual all --times 20
 	$(BIN)/python -m pytest --hypothesis-profile=thorough --timeout=3600 $(ARGS)
-	@for seed in $$(seq 1 $(ROUNDS)); do for name in churn partition liars; do \
+	@for seed in $$(seq 1 $(ROUNDS)); do for name in churn partition liars council-crash council-leader council-liar; do \
 		$(BIN)/python -m simnet configs/scenarios/$$name.toml --seed $$seed --out demo-out/$$name-$$seed || exit 1; \
 	done; done
 

@@ -11,11 +11,13 @@ import trio
 
 from protocols.errors import SynapseError
 from simnet.addresses import home_ip, proxy_ip
+from synapsed import keys
 from synapsed.keys import SEED_LENGTH, Identity
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings these stubs, and mypy prefers them
 
+    from simnet.daemon import Daemon
     from simnet.world import Model, World
 
 READY_PATIENCE_S = 60.0
@@ -61,18 +63,36 @@ async def start_liar(world: "World", name: str, number: int, how: str, model: "M
         "how": how,
         "work": str(world.work / f"liar-{index}"),
     }
-    await world.nursery.start(_run, json.dumps(task), world.work / f"liar-{index}.log")
+    await world.nursery.start(_run, "liar", json.dumps(task), world.work / f"liar-{index}.log")
     world.weather.faults[f"liar-{how}"] += 1
     return Liar(f"{name} {number}", Identity(seed))
 
 
+async def start_double_signer(world: "World", daemon: "Daemon") -> None:
+    """Have `daemon`, which has ended, come back as a member that signs twice; once it runs."""
+    task = {
+        "seed": keys.load(daemon.places.identity).seed.hex(),
+        "network": world.scenario.network,
+        "listen": f"/ip4/{home_ip(daemon.index)}/tcp/{world.fabric.port}",
+        "announce": f"/ip4/{daemon.announced_ip}/tcp/{world.fabric.port}",
+        "dial_from": home_ip(daemon.index),
+        "genesis": str(daemon.places.genesis),
+        "ledger": str(daemon.places.ledger),
+        "peers": {
+            other.identity.text: other.address for other in world.daemons if other is not daemon
+        },
+    }
+    log = world.work / f"double-signer-{daemon.index}.log"
+    await world.nursery.start(_run, "doublesigner", json.dumps(task), log)
+
+
 async def _run(
-    task: str, log: Path, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+    module: str, task: str, log: Path, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED
 ) -> None:
     """The liar's process, until the world ends."""
     with log.open("ab") as stderr:
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "simnet.liar", task],
+            [sys.executable, "-m", f"simnet.{module}", task],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -49,6 +49,10 @@ MARKS = {  # kind -> (symbol, colour, words)
     "pull": ("v", "#b5651d", "asks for the model"),
     "pulled": ("D", "#b5651d", "has the whole model"),
     "exported": ("*", "#6a4c93", "exported, cmp equal"),
+    "wipe": ("P", TROUBLE, "lost its disk"),
+    "double-sign": ("h", "#000000", "a liar: signs twice"),
+    "propose": ("o", "#6a4c93", "proposes"),
+    "vote": ("v", "#6a4c93", "votes"),
 }
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -92,9 +96,9 @@ def _model_figure(timeline: Timeline) -> Figure:
     axes.tick_params(axis="both", length=0, labelbottom=False)
     for side in axes.spines.values():
         side.set_visible(False)
-    _world_marks(axes, timeline)
+    world_marks(axes, timeline)
     _copies_panel(lower, timeline)
-    _headline(figure, timeline, height)
+    headline(figure, timeline, height)
     _legend(figure, timeline)
     return figure
 
@@ -107,7 +111,7 @@ def _row(axes: "Axes", timeline: Timeline, daemon: int) -> None:
         width = max(2, round(COLUMNS * (until - since) / timeline.seconds))
         held = np.zeros((BINS, width))
         for column, at in enumerate(np.linspace(since, until, width)):
-            sample = _latest(samples, since, float(at))
+            sample = latest(samples, since, float(at))
             if sample is not None:
                 held[:, column] = _bands(sample, timeline)
         axes.imshow(
@@ -124,18 +128,19 @@ def _row(axes: "Axes", timeline: Timeline, daemon: int) -> None:
     if samples and timeline.ups(daemon) and timeline.ups(daemon)[-1][1] >= timeline.seconds:
         share = samples[-1].held
         axes.text(1.008, daemon, f"{share:.0%}", va="center", transform=axes.get_yaxis_transform())
-    for mark in timeline.marks:
-        if mark.daemon == daemon and mark.kind in MARKS:
-            _mark(axes, mark.at, daemon, mark.kind)
+    for each in timeline.marks:
+        if each.daemon == daemon and each.kind in MARKS:
+            mark(axes, each.at, daemon, each.kind)
 
 
-def _mark(axes: "Axes", at: float, daemon: int, kind: str) -> None:
+def mark(axes: "Axes", at: float, daemon: int, kind: str, size: float = 9) -> None:
+    """Draw something that happened to a daemon."""
     symbol, colour, _ = MARKS[kind]
     axes.plot(
         at,
         daemon,
         marker=symbol,
-        markersize=12 if symbol == "*" else 9,
+        markersize=size + 3 if symbol == "*" else size,
         color=colour,
         markeredgecolor="white",
         markeredgewidth=1.1,
@@ -144,7 +149,7 @@ def _mark(axes: "Axes", at: float, daemon: int, kind: str) -> None:
     )
 
 
-def _world_marks(axes: "Axes", timeline: Timeline) -> None:
+def world_marks(axes: "Axes", timeline: Timeline) -> None:
     """What was done to the world: a line each, its words above, on a second level where close."""
     last, level = -timeline.seconds, 0
     for mark in timeline.marks:
@@ -166,7 +171,7 @@ def _world_marks(axes: "Axes", timeline: Timeline) -> None:
         )
 
 
-def _latest(samples: list[Sample], since: float, at: float) -> Sample | None:
+def latest(samples: list[Sample], since: float, at: float) -> Sample | None:
     """The last sample of this life of the daemon up to `at`."""
     found = None
     for sample in samples:
@@ -215,7 +220,7 @@ def _copies_panel(axes: "Axes", timeline: Timeline) -> None:
             transform=axes.get_yaxis_transform(),
         )
     axes.set(ylim=(0, max([*most, timeline.copies]) + 0.6), ylabel="copies", xlabel="seconds")
-    _panel_title(axes, "copies of each tile on running daemons: least (line) to most (band)")
+    panel_title(axes, "copies of each tile on running daemons: least (line) to most (band)")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color=IDLE)
@@ -229,7 +234,7 @@ def _holdings(timeline: Timeline, at: float) -> list[Runs]:
     found = []
     for daemon in range(timeline.daemons):
         for since, until in timeline.ups(daemon):
-            sample = _latest(timeline.of(daemon), since, at) if since <= at <= until else None
+            sample = latest(timeline.of(daemon), since, at) if since <= at <= until else None
             if sample is not None:
                 found.append(sample.tiles)
     return found
@@ -261,12 +266,12 @@ def _swarm_figure(timeline: Timeline) -> Figure:
         if mark.daemon is not None and mark.kind in ("kill", "died", "pause"):
             symbol, colour, _ = MARKS[mark.kind]
             axes.plot(mark.at, mark.daemon, marker=symbol, markersize=5, color=colour)
-    _world_marks(axes, timeline)
+    world_marks(axes, timeline)
     _peers_panel(lower, timeline)
     for panel in (axes, lower):
         for side in panel.spines.values():
             side.set_visible(False)
-    _headline(figure, timeline, 7.6)
+    headline(figure, timeline, 7.6)
     return figure
 
 
@@ -278,7 +283,7 @@ def _known(timeline: Timeline) -> np.ndarray[Any, np.dtype[np.float64]]:
         samples = timeline.of(daemon)
         for since, until in timeline.ups(daemon):
             for column in np.flatnonzero((moments >= since) & (moments <= until)):
-                sample = _latest(samples, since, float(moments[column]))
+                sample = latest(samples, since, float(moments[column]))
                 known[daemon, column] = sample.announcements if sample else 0
     return known
 
@@ -290,7 +295,7 @@ def _peers_panel(axes: "Axes", timeline: Timeline) -> None:
         samples = timeline.of(daemon)
         for since, until in timeline.ups(daemon):
             for column in np.flatnonzero((moments >= since) & (moments <= until)):
-                sample = _latest(samples, since, float(moments[column]))
+                sample = latest(samples, since, float(moments[column]))
                 every[daemon, column] = sample.connected if sample else np.nan
     seen = ~np.all(np.isnan(every), axis=0)
     low, middle, high = np.nanpercentile(every[:, seen], (0, 50, 100), axis=0)
@@ -300,17 +305,19 @@ def _peers_panel(axes: "Axes", timeline: Timeline) -> None:
     axes.grid(axis="y", color=IDLE)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
-    _panel_title(axes, "connected peers of a daemon: median (line), least to most (band)")
+    panel_title(axes, "connected peers of a daemon: median (line), least to most (band)")
 
 
-def _panel_title(axes: "Axes", words: str) -> None:
+def panel_title(axes: "Axes", words: str) -> None:
+    """What a panel shows, above it."""
     axes.set_title(words, fontsize=8.5, color=FAINT, loc="left", pad=5)
 
 
 # -- words ------------------------------------------------------------------------------------
 
 
-def _headline(figure: Figure, timeline: Timeline, height: float) -> None:
+def headline(figure: Figure, timeline: Timeline, height: float) -> None:
+    """Title and a line about the run; `height` of the figure in inches."""
     left = 0.085
     figure.text(left, 1 - 0.36 / height, timeline.title, fontsize=14, fontweight="bold")
     parts = [f"{timeline.daemons} daemons", f"{timeline.seconds:.0f} s", f"seed {timeline.seed}"]

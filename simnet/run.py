@@ -8,12 +8,16 @@ import msgspec
 import trio
 
 from protocols.errors import SynapseError
+from simnet import councilchecks, councilsteps
 from simnet.forks import FORK_SERVER
 from simnet.scenario import Check, Promise, Scenario, Step
 from simnet.steps import perform, wait_for
 from simnet.watch import sample, watch
 from simnet.weather import Shape
 from simnet.world import ExportRecord, PullRecord, Say, World, open_world
+
+__all__ = ["councilchecks", "councilsteps", "perform", "run_scenario", "wait_for"]
+# What a council's steps and checks do is registered by importing them.
 
 
 class Line(msgspec.Struct):

@@ -6,22 +6,31 @@ earlier `pick` gave, or a list of these. Times are seconds, rates bytes a second
 
 from typing import Annotated, Any, Literal
 
-import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
+from simnet.councilparts import (
+    Above,
+    DoubleSign,
+    Founding,
+    Guilty,
+    Height,
+    Leader,
+    LedgersAgree,
+    Load,
+    NotesRatified,
+    OneHistory,
+    Parameter,
+    Propose,
+    RoleIs,
+    Seated,
+    Vote,
+    Wipe,
+)
+from simnet.parts import Check, Choice, Count, Part, Step, Time, Who
 from simnet.weather import Cut, Shape
-
-Choice = int | str
-Who = Choice | list[Choice]
-Count = Annotated[int, Meta(ge=1)]
-Time = Annotated[float, Meta(gt=0)]
 
 MAX_DAEMONS = 1000
 """Four times what loopback with 2 cores has carried; addresses allow 60,000."""
-
-
-class Part(msgspec.Struct, forbid_unknown_fields=True):
-    """Base of everything in a scenario."""
 
 
 # -- models -----------------------------------------------------------------------------------
@@ -36,10 +45,6 @@ class ModelSource(Part):
 
 
 # -- checks -----------------------------------------------------------------------------------
-
-
-class Check(Part, tag_field="check"):
-    """Something that a step waits for, or that is promised at the end."""
 
 
 class Met(Check, kw_only=True, tag="met"):
@@ -144,16 +149,18 @@ Checks = (
     | SentAtMost
     | Happened
     | Delivered
+    | Above
+    | Guilty
+    | LedgersAgree
+    | NotesRatified
+    | OneHistory
+    | Parameter
+    | RoleIs
+    | Seated
 )
 
 
 # -- steps ------------------------------------------------------------------------------------
-
-
-class Step(Part, tag_field="do"):
-    """Base of all steps. `note` is what the picture writes beside its mark."""
-
-    note: str = ""
 
 
 class Start(Step, kw_only=True, tag="start"):
@@ -169,7 +176,7 @@ class Pick(Step, kw_only=True, tag="pick"):
     name: str
     count: Count = 1
     out_of: Who = "running"
-    but: Who = []
+    but: Who = field(default_factory=list)
     holding: str = ""  # only those that hold a good part of this model
 
 
@@ -185,7 +192,7 @@ class Pull(Step, kw_only=True, tag="pull"):
 
     who: Who
     model: str
-    experts: list[str] = []
+    experts: list[str] = field(default_factory=list)
     background: bool = False
 
 
@@ -314,6 +321,13 @@ Steps = (
     | Lie
     | Wait
     | Let
+    | DoubleSign
+    | Height
+    | Leader
+    | Load
+    | Propose
+    | Vote
+    | Wipe
 )
 
 
@@ -337,5 +351,11 @@ class Scenario(Part, kw_only=True):
     bootstrap: Annotated[int, Meta(ge=0, le=64)] = 2  # earlier daemons that each is told of
     proxied: bool = True  # false: no proxies, for worlds too busy to carry every byte twice
     watch: Annotated[float, Meta(ge=0)] = 1.0  # seconds between samples of the picture; 0: none
-    models: dict[str, ModelSource] = {}
-    config: dict[str, dict[str, Any]] = {}  # over what simnet sets, in every daemon's file
+    models: dict[str, ModelSource] = field(default_factory=dict)
+    council: Founding | None = None  # none: the daemons have no ledger
+    config: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # over what simnet sets, in every daemon's file
+
+
+__all__ = ["Check", "Choice", "Part", "Step", "Who"]

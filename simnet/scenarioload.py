@@ -7,7 +7,14 @@ from typing import Any, get_args
 import msgspec
 
 from protocols.errors import SynapseError
+from simnet.councilparts import Above, Founding, Height, Leader, Propose, Vote
 from simnet.scenario import Check, Choice, Lie, Part, Pick, Scenario, Steps
+
+CHOOSING = (
+    *("who", "by", "but", "out_of", "liars", "asked"),
+    *("senders", "receivers", "groups", "members", "out"),
+)
+"""Fields that choose daemons."""
 
 
 class ScenarioError(SynapseError):
@@ -61,26 +68,47 @@ def _check_names(path: Path, scenario: Scenario) -> None:
     for name, source in scenario.models.items():
         if sum(map(bool, (source.package, source.folder, source.made))) != 1:
             raise ScenarioError(f"{path}: models.{name}: exactly one of package, folder and made")
-    known = {"all", "running"}
+    known = _Known({"all", "running"}, set(), set())
+    if scenario.council is not None:
+        _check_part(f"{path}: council", scenario.council, scenario, known)
     for number, step in enumerate(scenario.steps, 1):
         where = f"{path}: step {number} ({step.__struct_config__.tag})"
         _check_part(where, step, scenario, known)
-        if isinstance(step, Pick | Lie):
-            known.add(step.name)
+        if isinstance(step, Pick | Lie | Leader):
+            known.daemons.add(step.name)
+        elif isinstance(step, Height):
+            known.heights.add(step.name)
+        elif isinstance(step, Propose):
+            known.proposals.add(step.name)
     for number, promise in enumerate(scenario.promises, 1):
         _check_part(f"{path}: promise {number}", promise.that, scenario, known)
 
 
-def _check_part(where: str, part: Part, scenario: Scenario, known: set[str]) -> None:
+class _Known(msgspec.Struct):
+    """Names that earlier steps have given."""
+
+    daemons: set[str]
+    heights: set[str]
+    proposals: set[str]
+
+
+def _check_part(where: str, part: Part, scenario: Scenario, known: _Known) -> None:
+    of_council = part.__class__.__module__ == Founding.__module__
+    if of_council and scenario.council is None:
+        raise ScenarioError(f"{where}: there is no [council] in this scenario")
+    if isinstance(part, Above) and part.height not in known.heights:
+        raise ScenarioError(f"{where}: height: no earlier step has named {part.height!r}")
+    if isinstance(part, Vote) and part.proposal not in known.proposals:
+        raise ScenarioError(f"{where}: proposal: no earlier step has named {part.proposal!r}")
     for name in part.__struct_fields__:
         value = getattr(part, name)
         if isinstance(value, Check):
             _check_part(f"{where}: {name}", value, scenario, known)
         elif name in ("model", "holding") and value and value not in scenario.models:
             raise ScenarioError(f"{where}: {name}: there is no [models.{value}]")
-        elif name in ("who", "by", "but", "out_of", "liars", "senders", "receivers", "groups"):
+        elif name in CHOOSING:
             for choice in _choices(value):
-                _check_choice(f"{where}: {name}", choice, scenario.daemons, known)
+                _check_choice(f"{where}: {name}", choice, scenario.daemons, known.daemons)
 
 
 def _choices(value: Any) -> list[Choice]:

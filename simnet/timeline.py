@@ -20,6 +20,8 @@ class Sample(msgspec.Struct):
     announcements: int
     tiles: Runs  # as it announces them: a few seconds behind
     held: float = 0.0  # share of the model's bytes on its disk, as of now
+    index: int = 0  # of its ratified ledger's head
+    role: str = ""  # to the council: leader, member, or another of ledgermodels.Role
 
 
 class Mark(msgspec.Struct):
@@ -41,6 +43,7 @@ class Timeline(msgspec.Struct):
     tiles: int = 0
     sizes: list[int] = []  # bytes of each tile; [] where they are not known
     copies: int = 0
+    has_ledger: bool = False
     seconds: float = 0.0
     passed: bool = False
     samples: list[Sample] = []

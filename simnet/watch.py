@@ -32,6 +32,8 @@ async def _sample_one(world: World, daemon: Daemon) -> None:
         held = (await held_bytes(daemon, model.cid))[0] / model.size if model else 0.0
     except SynapseError:
         return  # it is being killed, paused or partitioned off a busy core: a gap in the picture
+    ledger = status.ledger
+    leads = ledger is not None and ledger.leader == daemon.identity.text
     world.timeline.samples.append(
         Sample(
             at=world.now,
@@ -41,5 +43,7 @@ async def _sample_one(world: World, daemon: Daemon) -> None:
             announcements=status.announcements,
             tiles=tiles,
             held=held,
+            index=ledger.index if ledger else 0,
+            role="" if ledger is None else "leader" if leads else ledger.role,
         )
     )

@@ -12,7 +12,9 @@ import msgspec
 import trio
 
 from protocols.errors import SynapseError
+from simnet import councils
 from simnet.addresses import claim_port
+from simnet.councilrecord import CouncilRecord
 from simnet.daemon import Daemon, Life
 from simnet.forks import FORK_SERVER, Forked, ForkServer, open_fork_server
 from simnet.liars import Liar
@@ -103,7 +105,9 @@ class World:
         # Announcement id -> daemon -> when it accepted it (Unix seconds). Kept apart from
         # `published`: others may have accepted one before its publisher has told us its id.
         self.accepted: defaultdict[str, dict[int, float]] = defaultdict(dict)
+        self.council = CouncilRecord()
         self.timeline = Timeline(title=scenario.title, seed=seed, daemons=scenario.daemons)
+        self.timeline.has_ledger = scenario.council is not None
         self._began = trio.current_time()
 
     @property
@@ -146,7 +150,8 @@ class World:
     async def start(self, daemon: Daemon, kind: str = "start") -> None:
         """Start a daemon, configured the first time."""
         if daemon.life is Life.NEW:
-            earlier = list(range(daemon.index))
+            # The first one is told of the second, so that it too finds its way back.
+            earlier = list(range(daemon.index)) or list(range(1, len(self.daemons)))[:1]
             told = self.random.sample(earlier, min(len(earlier), self.scenario.bootstrap))
             daemon.configure(
                 self.scenario.network,
@@ -159,6 +164,8 @@ class World:
         self.mark(kind, daemon.index)
         if any(isinstance(step, Announce) for step in self.scenario.steps):
             self.nursery.start_soon(self._follow, daemon)
+        if self.scenario.council is not None:
+            self.nursery.start_soon(councils.follow, self, daemon)
 
     async def _follow(self, daemon: Daemon) -> None:
         """Note when `daemon` accepts announcements, for as long as it lives."""
@@ -217,6 +224,11 @@ async def open_world(
                 for name, source in scenario.models.items():
                     folder = model_folder(name, source, path, work / "models", seed)
                     world.models[name] = Model(name, folder, size_of(folder))
+                if scenario.council is not None:
+                    # Only these worlds need the ledger's code.
+                    from simnet.founding import found  # noqa: PLC0415
+
+                    await trio.to_thread.run_sync(found, world)
                 yield world
                 worlds.clear()
                 nursery.cancel_scope.cancel()

@@ -20,7 +20,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-NAMES = ("transfer", "gossip", "tensors", "footprint", "hostile", "crash")
+NAMES = (
+    "transfer",
+    "gossip",
+    "tensors",
+    "footprint",
+    "hostile",
+    "crash",
+    "follow",
+    "sim",
+    "wan",
+    "ratify",
+)
 
 OUT = Path("bench-out")
 
