@@ -30,7 +30,7 @@ from protocols.chain import Head, chain_hash, payload_hash
 from protocols.council import Certificate, Instant
 from protocols.effects import Blame, Emit, Save
 from protocols.envelope import Verify
-from protocols.errors import LimitError, MalformedError, SynapseError
+from protocols.errors import LimitError, MalformedError, NotHeldError, SynapseError
 from protocols.followchain import Advanced, Effects, Fold, RatifiedChain, fold_in_place
 from protocols.followfetch import Fetcher
 from protocols.followheads import Heads
@@ -254,7 +254,7 @@ class Follower:
         wake = earliest(self._heads.wake_at(), self._server.wake_at())
         if self._wanted() or self._damaged:
             wake = earliest(wake, self._fetcher.wake_at(chain.next))
-            wake = earliest(wake, self._patient_until)
+            wake = earliest(wake, self._patient_until if self.seated else None)
         return wake
 
     # -- events --------------------------------------------------------------------------------
@@ -381,7 +381,9 @@ class Follower:
         if not stop:
             self._behind = False
             return self._repair(now)
-        if self.seated and self._ranges.gap is None and self._is_patient(now):
+        if not self.seated or self._ranges.gap is not None:
+            self._patient_until = None
+        elif self._is_patient(now):
             return []
         if self._wants_snapshot(now):
             asked = self._ask_snapshot(now)
@@ -400,8 +402,6 @@ class Follower:
     # -- snapshots -----------------------------------------------------------------------------
 
     def _wants_snapshot(self, now: float) -> bool:
-        if self._installer is not None:
-            return True
         if self._fetcher.pruned(self._ranges.start):
             if self._pruned_since is None:
                 self._pruned_since = now
@@ -410,9 +410,11 @@ class Follower:
             return now >= self._pruned_since + patience
         self._pruned_since = None
         gap = self.settings.snapshot_gap
-        if not gap or self._no_snapshot or self.chain.ledger.head.index > 0:
-            return False
-        return self._fetcher.boasted > gap
+        newcomer = self.chain.ledger.head.index == 0 and not self._no_snapshot
+        if newcomer and 0 < gap < self._fetcher.boasted:
+            return True
+        self._installer = None
+        return False
 
     def _ask_snapshot(self, now: float) -> Effects | None:
         history = self.chain.history
@@ -427,9 +429,12 @@ class Follower:
         return list(asked)
 
     def _install(self, found: Installable) -> Effects:
-        self._installer, self._heads.ahead = None, None
-        self._ranges.forget()
+        self._installer = None
         index, had = found.checkpoint.header.index, self.chain.ledger.head.index
+        if index <= had:
+            return []  # ranges brought more meanwhile: the ledger never goes back
+        self._heads.ahead = None
+        self._ranges.forget()
         effects = self.chain.install(found.ledger, found.ended, found.checkpoint)
         if had == 0 or self.settings.prune:
             effects += self._pruner.to(index)
@@ -447,6 +452,9 @@ class Follower:
             return self._said(peer, message.said, raw, now)
         except DamagedRecordError as error:
             return self._repair_later(error)
+        except NotHeldError:  # it speaks of what we cannot tell
+            self._fetcher.failed(peer, now)
+            return []
         except (MalformedError, LimitError, WrongGenesisError) as error:
             self._fetcher.failed(peer, now)
             fault = Fault.MISMATCH if isinstance(error, ProofError) else Fault.MALFORMED
@@ -470,9 +478,9 @@ class Follower:
             case Prove(), Proven():
                 return self._hear_proof(asked, said, raw)
             case GetLinks(), Links() if self._installer is not None:
-                self._installer.links(said, raw)
+                self._installer.links(peer, said, raw)
             case GetSnapshot(), Snapshot() if self._installer is not None:
-                found = self._installer.part(said, raw)
+                found = self._installer.part(peer, said, raw)
                 return [] if found is None else self._install(found)
             case _, Refused():
                 if self._installer is not None and isinstance(asked, GetLinks | GetSnapshot):

@@ -67,7 +67,10 @@ Effects = list[Effect | Advanced | Replaced | Accuse]
 
 def fold_in_place(ledger: LedgerState, payload: bytes, verify: Verify) -> LedgerState:
     """The ledger with one more entry. Raises InvalidEntryError, and changes nothing then."""
-    ledger.apply(payload, verify)
+    if verify is _checked_before:
+        ledger.apply_again(payload, verify)
+    else:
+        ledger.apply(payload, verify)
     return ledger
 
 

@@ -17,7 +17,7 @@ from protocols.effects import Effect
 from protocols.entries import Checkpoint as CheckpointEntry
 from protocols.entries import EpochEntry, decode_entry
 from protocols.envelope import Verify
-from protocols.errors import MalformedError
+from protocols.errors import LimitError, MalformedError
 from protocols.followfetch import Fetcher
 from protocols.followhistory import EndedEpoch
 from protocols.followload import Saved
@@ -129,20 +129,23 @@ class Installer:
             return GetLinks(number=0, epoch=self._council.epoch)
         if self._download is None:
             return GetSnapshot(number=0, index=0, offset=0)
-        offset = self._download.missing
-        assert offset is not None
+        offset = self._download.missing or 0
         return GetSnapshot(number=0, index=self._download.header.index, offset=offset)
 
     def refused(self, peer: bytes, asked: Request, said: Refused) -> None:
         """The peer has no (more) of these."""
+        if peer != self._peer:
+            return
         if isinstance(asked, GetLinks) and said.why is Why.NONE:
             self._linked = True
         elif said.why is not Why.BUSY:
             self._without.add(peer)
             self._begin_with(None)
 
-    def links(self, said: Links, raw: bytes) -> None:
+    def links(self, peer: bytes, said: Links, raw: bytes) -> None:
         """Ends of epochs. Raises MalformedError for what is not proven."""
+        if peer != self._peer or self._linked:
+            return  # a late answer: another peer is being asked
         payloads = cut(raw, said.lengths)
         if len(payloads) != len(said.links) or not payloads:
             raise MalformedError("ends of epochs without their entries")
@@ -158,8 +161,18 @@ class Installer:
         self._ended.append(EndedEpoch(self._council, link, payload))
         self._council = following
 
-    def part(self, said: Snapshot, raw: bytes) -> Installable | None:
-        """A part of a state, and the state where it was the last. Raises MalformedError."""
+    def part(self, peer: bytes, said: Snapshot, raw: bytes) -> Installable | None:
+        """A part of a state, and the state where it was the last. Raises MalformedError, and
+        then nothing is kept of what that peer gave."""
+        if peer != self._peer or not self._linked:
+            return None  # a late answer: another peer is being asked
+        try:
+            return self._part(said, raw)
+        except (MalformedError, LimitError):
+            self._begin_with(None)
+            raise
+
+    def _part(self, said: Snapshot, raw: bytes) -> Installable | None:
         payload, data = cut(raw, said.lengths)
         if self._download is None:
             self._check_checkpoint(said, payload)

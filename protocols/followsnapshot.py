@@ -83,7 +83,7 @@ class Download:
             raise ProofError("a part of another state than the one that was asked for")
         if part.offset % MAX_PART or len(data) != wanted:
             raise ProofError("a part of a state that is not where parts begin, or not whole")
-        self._parts[part.offset] = data
+        self._parts.setdefault(part.offset, data)
 
     def state(self) -> bytes:
         """All of it."""

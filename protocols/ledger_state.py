@@ -5,6 +5,7 @@ every entry is a ForkMap, and an open proposal is forked by whoever writes to it
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -125,6 +126,7 @@ class State:
 
     __slots__ = (
         "_digest",
+        "_known",
         "_owned",
         "anchors",
         "banned",
@@ -203,6 +205,8 @@ class State:
     def __init__(self) -> None:
         self._owned: set[bytes] = set()
         self._digest: bytes | None = None
+        self._known: dict[tuple[bytes, bytes], Any] = {}
+        """What was applied to a copy of this state: see LedgerState.apply_again."""
 
     # -- reading --
 

@@ -162,6 +162,7 @@ class Participant:
         self._errands = Errands(me, seat_key, willing=self.settings.willing)
         self._errands_at = 0.0
         self._started = False
+        self._seat_waits = False
         self._seated_in = 0
         self._replaced = False
 
@@ -201,6 +202,8 @@ class Participant:
 
     def wake_at(self) -> float | None:
         """When an Alarm is wanted (mono seconds)."""
+        if self._seat_waits:
+            return 0.0
         wake = earliest(self.follower.wake_at(), self._outbox.wake_at())
         if self._started:
             wake = earliest(wake, self._errands_at)
@@ -258,6 +261,10 @@ class Participant:
 
     def _alarm(self, now: Instant) -> Effects:
         effects: Effects = []
+        if self._seat_waits:
+            self._seat_waits = False
+            if self.replica is not None:
+                effects += self._seat(raftports.Submitted(), now)
         if _due(self.follower.wake_at(), now):
             effects += self._follow(Alarm(), now)
         if self.replica is not None and _due(self.replica.wake_at(), now):
@@ -402,7 +409,10 @@ class Participant:
         return list(self._outbox.flush(leader, now.mono))
 
     def _tell_seat(self, now: Instant) -> Effects:
-        return [] if self.replica is None else self._seat(raftports.Submitted(), now)
+        """Our seat looks at the pool when all that came with this is in it: one batch takes all."""
+        del now
+        self._seat_waits = self.replica is not None and self.replica.leading
+        return []
 
     def _take_items(self, peer: bytes, data: bytes, now: Instant) -> Effects:
         try:

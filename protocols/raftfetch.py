@@ -9,14 +9,16 @@ from collections.abc import Iterator
 
 from protocols.chain import Head, Header
 from protocols.raftcore import Core
-from protocols.raftlog import MAX_TAIL
+from protocols.raftlog import MAX_TAIL, MAX_TAIL_BYTES
 from protocols.raftmessages import MAX_BATCH_BYTES, MAX_FETCHED, Fetch, Fetched
 from protocols.raftports import Behind
 from protocols.ratelimit import TokenBucket
 
-BUDGET = 1 << 20
-"""Bytes of entries to one member, at once and in each time-out: a busy log's tail of 2,000 entries,
-and 1 Mbit/s for a liar that asks for ever. More is fetched from several members."""
+BUDGET = 2 * MAX_TAIL_BYTES
+"""Bytes of entries to one member, at once and in each time-out: all that it can lack, twice."""
+TIMES = 2
+"""That one entry is sent to one member in a time-out: what was lost twice, another member has. So a
+liar that asks for ever gets no more than what it really could lack, which mostly is little."""
 
 
 class Fetching:
@@ -30,6 +32,9 @@ class Fetching:
         self._answered: dict[int, tuple[float, Head]] = {}
         """Of each seat: when it was answered last, and about what."""
         self._budgets: dict[int, TokenBucket] = {}
+        self._given: dict[int, dict[bytes, int]] = {}
+        """To each seat: how often each entry was sent since `_given_since`."""
+        self._given_since = -1e9
 
     @property
     def pending(self) -> bool:
@@ -130,10 +135,11 @@ class Fetching:
         parts: list[bytes] = []
         size = 0
         above = max(message.above, core.ratified.index)
+        given = self._given_to(seat)
         name = message.top.hash
         while len(headers) < MAX_FETCHED:
             entry = core.log.entry(name)
-            if entry is None or entry.header.index <= above:
+            if entry is None or entry.header.index <= above or given.get(name, 0) >= TIMES:
                 break
             size += len(entry.payload)
             if size > MAX_BATCH_BYTES and headers:
@@ -147,6 +153,17 @@ class Fetching:
         elif self._budget(seat).take(size, core.now.mono) == 0:
             lengths = [len(part) for part in parts]
             core.send(seat, Fetched(core.council.epoch, headers, lengths), parts)
+            name = message.top.hash
+            for header in headers:
+                given[name] = given.get(name, 0) + 1
+                name = header.prev
+
+    def _given_to(self, seat: int) -> dict[bytes, int]:
+        core = self._core
+        if core.now.mono >= self._given_since + core.settings.time_out:
+            self._given.clear()
+            self._given_since = core.now.mono
+        return self._given.setdefault(seat, {})
 
     def _may_answer(self, seat: int, top: Head) -> bool:
         """The same place once a retry: whoever asks more often has not lost the answer."""

@@ -38,10 +38,11 @@ RARELY = 4
 RESENT = 4
 """Batches that are sent again at once, while a member answers."""
 
-PACE = 1 / 3
-"""Of the time that a mark takes to be certified, between two batches: three have no certificate
-then, whatever a round trip takes or the members' machines. With a fixed gap, slow members are sent
-ever more and smaller batches, each of which costs them as much as a large one."""
+PACE = 1 / 6
+"""Of the time that a mark takes to be certified, between two batches: six have no certificate
+then, whatever a round trip takes or the members' machines, and an entry waits a twelfth of a round
+trip. With a fixed gap, slow members are sent ever more and smaller batches, each of which costs
+them as much as a large one."""
 PACE_WEIGHT = 1 / 4
 """Of the newest mark in that time's moving average."""
 MAX_PACE = 1 / 8

@@ -24,7 +24,9 @@ from protocols.raftports import TABLE, Ledger
 
 MAX_TAIL = 8192
 """Entries that are not ratified, above those that are: 32 batches of 256."""
-MAX_TAIL_BYTES = 16 << 20
+MAX_TAIL_BYTES = 4 << 20
+"""Of them: eight of the largest batches. What a lying leader has certified with some members and
+kept from others, these must fetch within a few time-outs, before anything more is ratified."""
 MAX_ASIDE = 4 * MAX_TAIL
 """Entries of other branches: four lying leaders in a row may fill a log each."""
 MAX_ASIDE_BYTES = 4 * MAX_TAIL_BYTES

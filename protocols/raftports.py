@@ -37,8 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What is not answered is sent again as often. A sixteenth of a time-out, so that eight
     messages one after another, each lost twice, still fit into one."""
     gap: float = 0.01
-    """While a batch is under way the next ones follow at least so long after each other: a
-    submission waits a tenth of a round trip between continents, and batches fill up."""
+    """While a batch is under way the next ones follow at least so long after each other, so that
+    batches fill up; longer where a round trip takes longer (raftleader.PACE)."""
     pipeline: int = 32
     """Batches without a certificate, at most: 0.3 s of them at `gap`."""
     max_batch: int = 256

@@ -17,10 +17,9 @@ says. Until something is sent, the sync can wait, and one does for all.
 """
 
 import inspect
-import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import trio
@@ -119,23 +118,24 @@ class Driver:
         self._idle.set()
 
     async def _perform_all(self, effects: Sequence[object]) -> None:
+        if self._save_together is not None:
+            for saves, others, leaves in _stretches(effects):
+                if saves or (leaves and self._unsynced):
+                    await self._save_all(saves, durable=leaves)
+                for effect in others:
+                    await self._perform(effect)
+                    await self._breathe()
+            return
         saved = True
-        left = len(effects)
-        for saving, together in itertools.groupby(effects, _is_save):
-            run = list(together)
-            left -= len(run)
-            if saving and self._save_together is not None:
-                behind = effects[len(effects) - left :]
-                await self._save_all(run, durable=any(_leaves(effect) for effect in behind))
-                continue
-            for effect in run:
-                if self._unsynced and _leaves(effect):
-                    await self._save_all([], durable=True)
-                if saved or not _leaves(effect):
-                    saved = await self._perform(effect) and saved
-                self._done += 1
-                if self._done % BREATH == 0:
-                    await trio.lowlevel.checkpoint()
+        for effect in effects:
+            if saved or not _leaves(effect):
+                saved = await self._perform(effect) and saved
+            await self._breathe()
+
+    async def _breathe(self) -> None:
+        self._done += 1
+        if self._done % BREATH == 0:
+            await trio.lowlevel.checkpoint()
 
     async def _perform(self, effect: object) -> bool:
         """False only for a Save that failed."""
@@ -198,10 +198,28 @@ class Driver:
             log.warning("%s: %s took more than %g s", self._name, what, PERFORM_TIMEOUT)
 
 
-def _is_save(effect: object) -> bool:
-    return isinstance(effect, Save)
-
-
 def _leaves(effect: object) -> bool:
     """Whether others hear of it."""
     return isinstance(effect, Publish | Send)
+
+
+def _stretches(effects: Sequence[object]) -> Iterator[tuple[list[Save], list[object], bool]]:
+    """The saves that can be made at once, what stands among them, and whether any of that leaves.
+
+    Saves stay in order, and before everything that follows them. What stays here (an event, a
+    ratified run) may come after saves that stand behind it; what leaves may not.
+    """
+    saves: list[Save] = []
+    others: list[object] = []
+    leaves = False
+    for effect in effects:
+        if isinstance(effect, Save):
+            if leaves:
+                yield saves, others, True
+                saves, others, leaves = [], [], False
+            saves.append(effect)
+        else:
+            leaves = leaves or _leaves(effect)
+            others.append(effect)
+    if saves or others:
+        yield saves, others, leaves

@@ -67,7 +67,7 @@ def until(home: Path, name: str, value: int) -> said.ParamInfo:  # noqa: F811
 def test_a_parameter_proposal_from_nothing_to_being_in_force(founded):
     with running(founded) as process:
         busy = ctl(founded, "genesis", "seat", "--json")
-        assert (busy.code, busy.json["error"]) == (5, "locked"), busy
+        assert (busy.code, busy.json["error"]) == (5, "already-running"), busy
         created = same_shape(
             ctl(founded, "proposal", "create", "--set", "limits.upload=4 MB/s", "--json"),
             said.Submitted,

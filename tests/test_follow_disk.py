@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from protocols.council import Certificate
-from protocols.follow import Follower
+from protocols.follow import Follower, Received
 from protocols.followload import GENESIS_KEY, HEAD_KEYS, link_key
 from protocols.followlog import TABLE, entry_key
 from protocols.followmessages import Entries, GetEntries
@@ -285,3 +285,21 @@ def test_a_damaged_name_of_the_genesis_is_mended(grown: Grown) -> None:
     assert again.follower.whole
     assert again.head == branch.ledger.head.index
     assert node.disk.rows[GENESIS_KEY] == good
+
+
+def test_patience_ends_with_the_seat(grown: Grown) -> None:
+    """Who loses its seat while it waits for it asks for no Alarm that would change nothing."""
+    branch, certificates = grown
+    town = Town(branch)
+    server = full(town, "server", certificates)
+    town.run(2)
+    member = town.node("member")
+    member.follower.seated = True
+    town.lie(server, lambda message, raw: None)
+    member.do(Received(server.peer, server.follower._heads.status()))
+    assert member.follower.wake_at() == pytest.approx(town.now + 0.25)
+    member.follower.seated = False
+    town.run(0.3)
+    wake = member.follower.wake_at()
+    assert wake is not None
+    assert wake > town.now

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from protocols.chain import path
+from protocols.chain import Header, chain_hash, path, payload_hash
 from protocols.council import Certificate, Fork, Kind, check_guilt
 from protocols.follow import Alarm
 from protocols.followmessages import (
@@ -341,3 +341,34 @@ def test_keys_of_a_council_that_is_long_gone_stop_nobody() -> None:
     recent = holder(Town(branch), "recent", branch, certificates[:PAST_COUNCILS])
     recent.perform(recent.follower.hear(peer("thief"), status(branch, forged), at(1))[1])
     assert halted(recent)
+
+
+def test_a_proof_of_an_epoch_that_nobody_knows_is_that_peers_failure() -> None:
+    """It answers what it was really asked, well formed, about a council of the future."""
+    branch = Branch()
+    branch.notes(6)
+    town = Town(branch)
+    certificate = branch.certify()
+    liar = town.node("liar").learn(branch, certificate)
+    honest = town.node("honest").learn(branch, certificate)
+    town.run(2)
+
+    def lie(message: Said, raw: bytes) -> bytes:
+        if isinstance(message, Entries):
+            return resaid(message, raw[:-1] + bytes((raw[-1] ^ 1,)))
+        if isinstance(message, Refused):  # we ask about index 0, which nobody serves
+            header = Header(99, 0, bytes(32), bytes(32), payload_hash(b"x"))
+            said_ = replace(certificate.said, epoch=99, index=0, hash=chain_hash(NETWORK, header))
+            proof = Proof(replace(certificate, said=said_), [])
+            proven = Proven(number=message.number, header=header, proof=proof, length=1)
+            return frame(proven, [b"x"])
+        return resaid(message, raw)
+
+    town.lie(liar, lie)
+    node = town.node("node").meet(liar)
+    town.run(5)
+    assert node.head == 0
+    assert node.faults(liar)
+    node.meet(honest)
+    assert town.until(node, 6)
+    assert node.follower.halted is None

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocols import followchain, followlog
+from protocols import followchain, followlog, followserve, followsnapshot
 from protocols.archive import export, verify_archive
 from protocols.council import Certificate
 from protocols.followload import PRUNED_KEY
@@ -241,7 +241,6 @@ def test_a_state_that_lies_is_refused_and_others_are_asked(grown: Grown, lie: st
 
 
 def test_a_state_in_many_parts(monkeypatch: pytest.MonkeyPatch, grown: Grown) -> None:
-    from protocols import followserve, followsnapshot
 
     monkeypatch.setattr(followserve, "MAX_PART", 300)
     monkeypatch.setattr(followsnapshot, "MAX_PART", 300)
@@ -349,3 +348,63 @@ def test_an_entry_below_the_state_that_the_disk_lost_is_fetched_when_it_is_asked
     again.meet(healthy)
     assert town.until(newcomer, branch.ledger.head.index, 120)
     assert node.disk.rows[key] == good
+
+
+@pytest.mark.parametrize("garbage", ["the whole", "a part"])
+def test_a_late_answer_lands_in_nobody_elses_download(
+    grown: Grown, monkeypatch: pytest.MonkeyPatch, garbage: str
+) -> None:
+    """A liar lets its time run out, and answers while somebody else is being asked."""
+    size = 1 << 18 if garbage == "the whole" else 300
+    monkeypatch.setattr(followserve, "MAX_PART", size)
+    monkeypatch.setattr(followsnapshot, "MAX_PART", size)
+    branch, certificates = grown
+    town = Town(branch)
+    liar = full(town, "liar", certificates)
+    town.run(2)
+    kept: list[bytes] = []
+
+    def late(message: Said, raw: bytes) -> bytes | None:
+        if isinstance(message, Snapshot):
+            kept.append(resaid(message, raw[:-1] + bytes((raw[-1] ^ 1,))))
+            return None
+        return resaid(message, raw) if not isinstance(message, Entries) else None
+
+    town.lie(liar, late)
+    newcomer = town.node("newcomer", snapshot_gap=100).meet(liar)
+    assert town.run(20, lambda: len(kept) > 0)
+    honest = full(town, "honest", certificates)
+    newcomer.meet(honest)
+    asked = lambda: any(isinstance(one, GetSnapshot) for one in answers(town, honest))  # noqa: E731
+    assert town.run(30, asked)
+    town.arrive(liar.peer, newcomer.peer, kept[0])
+    assert town.until(newcomer, branch.ledger.head.index, 60)
+    assert not newcomer.faults(honest)
+    assert newcomer.follower.ledger.digest() == branch.ledger.digest()
+
+
+def test_a_state_that_comes_too_late_does_not_set_the_ledger_back(grown: Grown) -> None:
+    branch, certificates = grown
+    town = Town(branch)
+    server = full(town, "server", certificates)
+    town.run(2)
+    newcomer = town.node("newcomer", snapshot_gap=100).meet(server)
+    held: list[tuple[bytes, bytes, bytes]] = []
+    arrive = town.arrive
+
+    def hold_back(sender: bytes, to: bytes, data: bytes) -> None:
+        if isinstance(said(data)[0], Snapshot):
+            held.append((sender, to, data))
+        else:
+            arrive(sender, to, data)
+
+    town.arrive = hold_back  # type: ignore[method-assign]
+    assert town.run(4, lambda: len(held) > 0)
+    start = 1
+    for certificate in certificates:  # as if other peers had brought the entries
+        newcomer.learn(branch, certificate, start)
+        start = certificate.said.index + 1
+    head = newcomer.head
+    for frame_ in held:
+        arrive(*frame_)
+    assert newcomer.head == head == branch.ledger.head.index

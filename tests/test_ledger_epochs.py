@@ -300,6 +300,7 @@ def test_latency_is_the_median_of_what_the_council_measured() -> None:
     entry = end(book)
     found = {member.identity: member.latency for member in entry.members}
     assert found[eve.identity] == latency_class(20) == 5
+    assert [latency_class(n) for n in (0, 1, 2, 1023, 1 << 31)] == [0, 1, 2, 10, 15]
     assert found[ADA.identity] == UNKNOWN_LATENCY
 
 

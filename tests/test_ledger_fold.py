@@ -408,6 +408,22 @@ def test_one_that_expires_later_is_remembered_as_long() -> None:
         book.add(payload)
 
 
+def test_a_span_of_submissions_is_forgotten_when_its_last_could_have_expired() -> None:
+    book = Book()
+    book.submit(ADA, Note(text="x"))
+    span = (book.state.time + 60_000) // WINDOW_MS
+    assert list(book.state.recent) == [span]
+    end = (span + 1) * WINDOW_MS
+    book.add(encode_entry(Tick(time=end - 250)))
+    assert list(book.state.recent) == [span]
+    kept = book.submission(ADA, Note(text="kept"), life=WINDOW_MS)
+    book.add(kept)
+    book.add(encode_entry(Tick(time=end)))
+    assert list(book.state.recent) == [span + 1]
+    with pytest.raises(ReplayedError):
+        book.add(kept)
+
+
 def test_a_second_signature_does_not_make_it_another() -> None:
     book = Book()
     payload = book.submission(ADA, Note(text="x"))

@@ -4,7 +4,7 @@ import pytest
 
 from protocols.chain import Head, chain_hash
 from protocols.council import Fork, Kind, Retreat, Statement, TimeOut, signed_bytes
-from protocols.entries import YES, GuiltProof, Note, Verdict
+from protocols.entries import YES, GuiltProof, Mint, Note, Verdict
 from protocols.ledger_errors import (
     BannedError,
     ExpiredError,
@@ -184,6 +184,15 @@ def test_what_the_guilty_had_earned_is_not_paid_out_to_them() -> None:
     book.state.revalued = {ADA.identity: 5000}
     report(book, BEN, fork(book, ADA))
     book.later(10_000)
+    assert book.state.reputation_of(ADA.identity) == 0
+
+
+def test_credits_that_the_guilty_had_earned_give_no_reputation() -> None:
+    book = Book()
+    book.state.mints = (Mint(ADA.identity, "migration", 200, bytes(32)),)
+    report(book, BEN, fork(book, ADA))
+    book.later(1_000)
+    assert book.state.credits == {ADA.identity: 200, BEN.identity: 75}
     assert book.state.reputation_of(ADA.identity) == 0
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from protocols.council import Kind, check_certificate, start_certificate
 from protocols.effects import Blame
-from protocols.raftfetch import BUDGET
+from protocols.raftfetch import BUDGET, TIMES
+from protocols.raftlog import MAX_TAIL_BYTES
 from protocols.raftmessages import (
     Append,
     Certified,
@@ -16,6 +17,7 @@ from protocols.raftmessages import (
     Signed,
     Suspicion,
     TimedOut,
+    unpack,
 )
 from protocols.raftports import Alarm, Ratify, Settings, Submitted
 from tests.gossip_kit import mac_verify
@@ -243,8 +245,51 @@ def test_fetching_is_bounded() -> None:
         answers += len(lone.sent(Fetched))
         bytes_sent += sum(sum(message.lengths) for _, message in lone.sent(Fetched))
         lone.now += 2 * SETTINGS.time_out / 1000
-    assert answers > 2
-    assert bytes_sent <= 3 * BUDGET
+    windows = 3  # that two time-outs can touch
+    assert 2 <= answers <= 2 * TIMES * windows * 2
+    assert bytes_sent <= TIMES * windows * 50_010 * lone.replica.end.index
+    assert BUDGET >= 2 * MAX_TAIL_BYTES
+
+
+def test_the_bytes_of_all_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocols.raftfetch.BUDGET", 120_000)
+    lone = leader(*[b"n%d" % number + bytes(50_000) for number in range(8)])
+    sent = 0
+    for head in Chain(*lone.pool.waiting).heads:
+        lone.hear(OTHERS[0], Fetch(1, head, head.index - 1))
+        sent += len(lone.sent(Fetched))
+    assert sent == 2
+    lone.now += SETTINGS.time_out / 2
+    lone.hear(OTHERS[0], Fetch(1, lone.replica.end, lone.replica.end.index - 1))
+    assert len(lone.sent(Fetched)) == 1
+
+
+def test_a_long_tail_that_was_kept_from_a_member_is_fetched_in_time() -> None:
+    """The leader certifies 3 MB with two members, sends the third nothing, and falls silent."""
+    world = World(4, 2)
+    world.run(0.5)
+    liar = world.leader.seat
+    starved = next(seat for seat in range(4) if seat != liar)
+    silent = False
+
+    def keep(sender: int, receiver: int, data: bytes) -> bool:
+        message = unpack(data)[0]
+        if sender != liar:
+            return True
+        if silent or (receiver == starved and isinstance(message, Append | Certified)):
+            return False
+        return not (isinstance(message, Certified) and message.certificate.ratifies)
+
+    world.filters.append(keep)
+    for number in range(60):
+        world.nodes[liar].submit(b"n%d-" % number + bytes(50_000))
+    world.run(0.4)
+    silent = True
+    others = [node for node in world.nodes if node.seat != liar]
+    assert max(node.replica.high.said.index for node in others) > 55
+    before, when = max(len(node.history) for node in others), world.now
+    assert world.run(8, lambda: max(len(node.history) for node in others) > before)
+    assert (world.now - when) / SETTINGS.time_out < 4
 
 
 def test_the_same_place_is_not_sent_twice_in_a_row() -> None:

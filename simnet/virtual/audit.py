@@ -36,7 +36,7 @@ from simnet.virtual.world import ViolationError
 
 _STATEMENT = struct.Struct(">BQQQ32s")
 _TIME_OUT = struct.Struct(">BQQQ32sQ")
-UNSENT = 512
+UNSENT = 96
 """Signatures of one node that may wait to leave it."""
 
 
@@ -156,7 +156,7 @@ class Audit:
             said = parse_signed(self._prefix, message)
             if isinstance(said, Statement) and said.kind is Kind.ACK:
                 self._made.add((public, said))
-            if said is not None and (public, message) not in self._published:
+            if said is not None and node.honest and (public, message) not in self._published:
                 spoken = self._of(public, said.epoch)
                 waiting.append(Signed(public, message, signature, said, spoken.term))
                 del waiting[:-UNSENT]
@@ -172,10 +172,10 @@ class Audit:
     def sent(self, node: Node, data: bytes) -> None:
         """Look which of the signatures that wait are in a message."""
         waiting = self._waiting.get(node.number)
-        if not waiting:
+        if not waiting or not node.honest:
             return
         left = [each for each in waiting if each.signature in data]
-        if not left or not node.honest:
+        if not left:
             return
         waiting[:] = [each for each in waiting if each.signature not in data]
         for each in left:

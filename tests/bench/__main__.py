@@ -31,6 +31,8 @@ NAMES = (
     "sim",
     "wan",
     "ratify",
+    "failover",
+    "mutants",
 )
 
 OUT = Path("bench-out")

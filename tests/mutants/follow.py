@@ -81,8 +81,8 @@ MUTANTS = (
         "sent-before-synced",
         "what was saved is synced before anything that rests on it leaves",
         DRIVER,
-        "                if self._unsynced and _leaves(effect):",
-        "                if False and _leaves(effect):",
+        "if saves or (leaves and self._unsynced):",
+        "if saves:",
         *tests("driver"),
     ),
     _mutant(

@@ -420,7 +420,7 @@ GUILTY = (
             Change(
                 GUILT,
                 "if found is not None and found[1] != lower[0].hash:",
-                "if found is not None and found[1] == upper[0].hash:",
+                "if found is not None and not found[1]:",
             ),
         ),
         (Family("twins", PROMISES), *rules("two_at_one_index", file="guilt")),
@@ -432,7 +432,7 @@ GUILTY = (
             Change(
                 GUILT,
                 "            check_guilt(self._network, self._council, guilt, self._verify)",
-                "            len(self._guilty)",
+                "            repr(guilt)",
             ),
         ),
         (*families("liars"), *rules("a_forged_statement_is_no_proof", file="guilt")),
