@@ -9,8 +9,8 @@ Rules of this file:
 2. Nothing is appended that the ledger's pure check refuses.
 3. Rule 8 of the council (truncation): what leaves the chain is moved aside, and forgotten only
    when a certificate of a later term is held, or another entry of its index is ratified.
-4. Rule 6 (epoch): nothing follows an epoch entry. PBFT's checkpoints and SMART's forgetting of
-   views have the same reason: a council must not decide what its successor decides.
+4. Rule 6 of the council (epoch): nothing follows an epoch entry, or two councils would decide
+   the same index.
 """
 
 import struct

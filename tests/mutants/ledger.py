@@ -320,8 +320,7 @@ EPOCH_MUTANTS = (
         SYSTEM,
         "        if entry.time < state.time + least_rise(state):",
         "        if entry.time < 0:",
-        "epochs",
-        "proposals",
+        "fold",
     ),
     _mutant(
         "tick-of-the-past-is-timely",
@@ -329,7 +328,7 @@ EPOCH_MUTANTS = (
         LEDGER,
         '        return abs(time - unix_ms) <= self.params["council.skew_ms"]',
         '        return time - unix_ms <= self.params["council.skew_ms"]',
-        "epochs",
+        "fold",
     ),
 )
 

@@ -435,7 +435,7 @@ GUILTY = (
                 "            repr(guilt)",
             ),
         ),
-        (*families("liars"), *rules("a_forged_statement_is_no_proof", file="guilt")),
+        rules("a_forged_statement_is_no_proof", file="guilt"),
     ),
     Mutant(
         "unsigned-leader-followed",
