@@ -40,6 +40,9 @@ IDLE_SECONDS = 300.0
 LANE_FRAMES, LANE_BYTES = 64, 2 << 20
 """Frames and bytes of one stream that wait to be handled; its reader waits beyond, and then the
 peer, by the stream's window."""
+OTHERS_TURN = 4
+"""One turn in so many is not an urgent peer's, so that a member that always has something to say
+keeps nobody else from being heard."""
 STREAMS_PER_PEER = 2
 """Of one protocol: the second one is a new connection's, while the old one is not yet missed."""
 
@@ -120,12 +123,13 @@ class Lane:
 
 
 class Inbox:
-    """The lanes, in turn: those of `urgent` peers before all others."""
+    """The lanes, in turn: those of `urgent` peers before the others, mostly."""
 
     def __init__(self, urgent: Callable[[bytes], bool]) -> None:
         self._urgent = urgent
         self._first: deque[Lane] = deque()
         self._then: deque[Lane] = deque()
+        self._turns = 0
         self.arrived = trio.Event()
 
     def __bool__(self) -> bool:
@@ -142,7 +146,11 @@ class Inbox:
 
     def take(self) -> tuple[Lane, bytes] | None:
         """The next frame."""
-        lanes = self._first or self._then
+        self._turns += 1
+        first, then = self._first, self._then
+        if self._turns % OTHERS_TURN == 0:
+            first, then = then, first
+        lanes = first or then
         if not lanes:
             return None
         lane = lanes.popleft()

@@ -553,3 +553,16 @@ def test_a_certificate_of_an_unknown_council_names_nobody():
 
     said_ = Statement(Kind.CERTIFICATE_ACK, 9, 1, 5, bytes(32))
     assert certificate_info(Certificate(said_, [0, 1, 2], []), None).signers == []
+
+
+async def test_a_time_is_looked_for_only_so_far_back(daemon, monkeypatch):
+    monkeypatch.setattr("synapsed.control.ledgerview.MAX_BACK", 3)
+    daemon.node.later(2000)
+    tick = daemon.node.there.state.head.index
+    for number in range(5):
+        daemon.node.ratify(daemon.node.there.submission(MEMBERS[1], Note(text=f"note {number}")))
+    found = [daemon.node.view.entry(tick + after).entry.time for after in range(6)]
+    assert found[:4] == [daemon.node.there.state.time / 1000] * 4
+    assert found[4:] == [None, None]
+    shown = await daemon.run("ledger", "show", str(tick + 5))
+    assert "time         ?" in shown.out

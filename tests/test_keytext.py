@@ -67,7 +67,7 @@ def test_what_is_no_human_key_is_refused_by_name(tmp_path: Path) -> None:
         keys.load_human(path)
     keys.create_human(path)
     path.chmod(0o640)
-    with pytest.raises(HumanKeyError, match="0640.*chmod 600"):
+    with pytest.raises(HumanKeyError, match=r"0640.*chmod 600"):
         keys.load_human(path)
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-10])

@@ -302,8 +302,8 @@ def test_a_genesis_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_strangers_pay_for_what_they_cost_and_nobody_else_does() -> None:
-    costs = Costs()
     burst, share = ledger_service.STRANGER_BURST, ledger_service.STRANGER_SHARE
+    costs = Costs(share, burst)
     costs.charge(b"a", burst * 0.9, now=100.0)
     assert costs.pause(b"a", 100.0) == 0
     costs.charge(b"a", burst, now=100.0)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trio
-from simnet.virtual.failover import failover, healed
 
 from simnet.checks import of_each, quantile
 from simnet.councilparts import Above, Founding, Height, LedgersAgree
@@ -20,6 +19,7 @@ from simnet.councils import council
 from simnet.daemon import Daemon
 from simnet.run import perform, wait_for
 from simnet.scenario import NobodyDied, Promise, Scenario, Start
+from simnet.virtual.failover import failover, healed
 from simnet.world import World, open_world
 
 REACH = {"p99_timeouts": "<= 3", "worst_timeouts_healed": "<= 8"}

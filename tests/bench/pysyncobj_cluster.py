@@ -6,6 +6,7 @@ nothing but the library stands between two of them. Its journal is written throu
 and never synced; nothing is signed.
 """
 
+import logging
 import os
 import socket
 import time
@@ -77,6 +78,7 @@ class Load:
 
 
 def _node(pipe: Connection, folder: Path, addresses: list[str], own: int, period: float) -> None:
+    logging.disable(logging.WARNING)
     settings = {"appendEntriesPeriod": period, "autoTickPeriod": period} if period else {}
     conf = SyncObjConf(journalFile=str(folder / f"journal-{own}"), **settings)
     others = [address for number, address in enumerate(addresses) if number != own]

@@ -11,6 +11,7 @@ Exit codes: 0 all caught, 1 some survive, 2 usage.
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ import msgspec
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.catchers import BUDGET, Family
 from tests.mutants.mutant import Mutant
-from tests.mutants.run import Result, open_runner
+from tests.mutants.run import PROCESSES, Result, open_runner
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "bench-out" / "mutants"
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="keep results in bench-out/mutants")
     parser.add_argument("--json", action="store_true", help="a summary on the last line")
     parser.add_argument("--seeds", type=int, default=BUDGET, help="of each family, at most")
+    parser.add_argument("--workers", type=int, default=PROCESSES, help="mutants at a time")
     parser.add_argument("--list", action="store_true", help="name them and what they drop")
     arguments = parser.parse_args(argv)
     chosen = [m for m in MUTANTS if not arguments.only or m.name in arguments.only]
@@ -46,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list:
         print(*(f"{mutant.name}: {mutant.drops}" for mutant in chosen), sep="\n")
         return 0
-    results, found = measured(chosen, say, resume=arguments.resume)
+    # As Ctrl-C: what was started is ended, and the copies are removed.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    results, found = measured(chosen, say, resume=arguments.resume, workers=arguments.workers)
     print(table(chosen, results))
     if arguments.json:
         print(json.dumps(found))
@@ -54,11 +58,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measured(
-    mutants: Sequence[Mutant], tell: Any, *, resume: bool
+    mutants: Sequence[Mutant], tell: Any, *, resume: bool, workers: int = PROCESSES
 ) -> tuple[list[Result], dict[str, Any]]:
     """Run them; each result, and the summary."""
     began = time.monotonic()
-    with open_runner(ROOT, KEPT, tell) as runner:
+    with open_runner(ROOT, KEPT, tell, workers) as runner:
         results = runner.run(mutants, resume=resume)
     survivors = [result.name for result in results if not result.caught]
     return results, {

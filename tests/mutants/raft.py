@@ -17,10 +17,6 @@ GUILT = "protocols/raftguilt.py"
 COUNCIL = "protocols/council.py"
 
 
-PROMISES = 40
-"""Seeds after which what a family promises must have happened."""
-
-
 def families(*names: str) -> tuple[Catcher, ...]:
     """Families of the simulator, in the order in which they are tried."""
     return tuple(Family(name) for name in names)
@@ -152,8 +148,8 @@ RULE_4 = (
             Change(MEMBER, "if said.term != core.term or certificate", "if certificate"),
         ),
         (
-            *families("twins", "crashes"),
             *rules("certificates_of_an_old_term_are_held_and_not_acknowledged"),
+            *families("twins", "crashes"),
         ),
     ),
     Mutant(
@@ -166,7 +162,7 @@ RULE_4 = (
                 "if False:",
             ),
         ),
-        (*families("epochs"), *rules("a_new_term_acknowledges_its_opening_head_again")),
+        (*rules("a_new_term_acknowledges_its_opening_head_again"), *families("epochs")),
     ),
 )
 RULE_5 = (
@@ -269,8 +265,8 @@ RULE_8 = (
             ),
         ),
         (
-            *families("partitions", "crashes"),
             *rules("what_was_acknowledged_is_kept_until_a_later_terms_certificate", file="memory"),
+            *families("partitions", "crashes"),
         ),
     ),
     Mutant(
@@ -397,10 +393,7 @@ QUORUMS = (
                 "if not message.signature:",
             ),
         ),
-        (
-            *families("liars"),
-            *rules("one_seat_counts_once_and_a_forger_not_at_all", file="leader"),
-        ),
+        (*rules("one_seat_counts_once_and_a_forger_not_at_all", file="leader"), *families("liars")),
     ),
     Mutant(
         "fetched-entries-believed",
@@ -409,7 +402,7 @@ QUORUMS = (
             Change(LOG, " or chain_hash(self._network, header) != wanted.hash:", ":"),
             Change(LOG, "        if payload_hash(payload) != header.payload:", "        if False:"),
         ),
-        (*families("liars"), *rules("fetched_entries_are_what_was_asked_for", file="log")),
+        (*rules("fetched_entries_are_what_was_asked_for", file="log"), *families("liars")),
     ),
 )
 GUILTY = (
@@ -423,7 +416,7 @@ GUILTY = (
                 "if found is not None and not found[1]:",
             ),
         ),
-        (Family("twins", PROMISES), *rules("two_at_one_index", file="guilt")),
+        rules("two_at_one_index", file="guilt"),
     ),
     Mutant(
         "honest-accused",
@@ -462,8 +455,8 @@ TALKING = (
             ),
         ),
         (
-            *families("crashes"),
             *rules("what_is_not_answered_is_sent_again_ever_more_rarely", file="leader"),
+            *families("crashes"),
         ),
     ),
     Mutant(

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.mutants.catchers import Catcher, Family, Verdict
+from tests.mutants.catchers import Catcher, Family, NamedTests, Verdict
 from tests.mutants.mutant import Mutant, MutantError, apply
 
 COPIED = ("protocols", "simnet", "synapsed", "tests", "configs", "pyproject.toml")
@@ -55,12 +55,15 @@ class Result(msgspec.Struct):
 class Runner:
     """Runs mutants of one snapshot; results are kept in the folder `kept`."""
 
-    def __init__(self, base: Path, work: Path, kept: Path, say: Say) -> None:
+    def __init__(
+        self, base: Path, work: Path, kept: Path, say: Say, workers: int = PROCESSES
+    ) -> None:
         self.base = base
         self.work = work
         self.kept = kept
         self.say = say
-        self.source = digest_of(base)
+        self.workers = workers
+        self.source = digest_of(base, ("protocols", "simnet/virtual"))
         self._children: set[subprocess.Popen[str]] = set()
         self._turn = threading.Lock()
         self._ended = False
@@ -68,7 +71,7 @@ class Runner:
     def run(self, mutants: Sequence[Mutant], *, resume: bool) -> list[Result]:
         """Every mutant's result, in their order."""
         self.kept.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(PROCESSES) as pool:
+        with ThreadPoolExecutor(self.workers) as pool:
             try:
                 results = list(pool.map(lambda mutant: self._one(mutant, resume), mutants))
                 self._compare(mutants, results, pool, resume)
@@ -192,7 +195,16 @@ class Runner:
         self._path(result.name).write_bytes(msgspec.json.encode(result))
 
     def _key(self, mutant: Mutant) -> str:
-        return hashlib.sha256(self.source + msgspec.json.encode(mutant)).hexdigest()
+        """Of the protocols and their simulator, the mutant, its file and its tests."""
+        digest = hashlib.sha256(self.source + msgspec.json.encode(mutant))
+        named = [change.file for change in mutant.changes]
+        for catcher in mutant.caught_by:
+            if isinstance(catcher, NamedTests):
+                named += [node.partition("::")[0] for node in catcher.nodes]
+        for name in named:
+            with contextlib.suppress(FileNotFoundError):  # the mutant, or its catcher, says so
+                digest.update((self.base / name).read_bytes())
+        return digest.hexdigest()
 
     def _kept(self, mutant: Mutant) -> Result | None:
         try:
@@ -203,7 +215,7 @@ class Runner:
 
 
 @contextmanager
-def open_runner(root: Path, kept: Path, say: Say) -> Iterator[Runner]:
+def open_runner(root: Path, kept: Path, say: Say, workers: int = PROCESSES) -> Iterator[Runner]:
     """A runner for the source under `root` as it is at this moment."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         work = Path(folder).resolve()
@@ -216,7 +228,7 @@ def open_runner(root: Path, kept: Path, say: Say) -> Iterator[Runner]:
             elif source.exists():
                 shutil.copyfile(source, base / name)
         _check_imports(base)
-        yield Runner(base, work, kept, say)
+        yield Runner(base, work, kept, say, workers)
 
 
 def _check_imports(base: Path) -> None:
@@ -234,13 +246,12 @@ def _check_imports(base: Path) -> None:
         raise MutantError(f"a child in {base} imports {found or 'nothing'}, not what lies there")
 
 
-def digest_of(base: Path) -> bytes:
-    """Changes with any Python file under `base` but the catalogue of mutants itself."""
+def digest_of(base: Path, folders: Sequence[str]) -> bytes:
+    """Changes with any Python file below some folders."""
     digest = hashlib.sha256()
-    for path in sorted(base.rglob("*.py")):
-        inside = path.relative_to(base)
-        if inside.parts[:2] != ("tests", "mutants"):
-            digest.update(f"{inside}\0".encode() + path.read_bytes() + b"\0")
+    for folder in folders:
+        for path in sorted((base / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(base)}\0".encode() + path.read_bytes() + b"\0")
     return digest.digest()
 
 
