@@ -17,11 +17,13 @@ Rules of this file:
 3. What our disk changed is named and fetched again; nothing is cut silently below what was
    ratified (`whole`).
 4. One event costs a bounded time: what is left is folded at the next Alarm (`wake_at`).
-5. Nothing here is unbounded: one range is being folded, a few wait, there is one answer to each
+5. Whose ledger begins with another genesis is neither asked, nor answered, nor blamed: it cannot
+   know that ours is another (`strangers`). It is told our status on connecting, no more.
+6. Nothing here is unbounded: one range is being folded, a few wait, there is one answer to each
    request, and what a peer may ask for is metered (followserve.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -244,6 +246,16 @@ class Follower:
         ahead = 0 if self._heads.ahead is None else self._heads.ahead.said.index
         return max(0, ahead - self.chain.ledger.head.index)
 
+    @property
+    def strangers(self) -> Mapping[bytes, bytes]:
+        """The chain hash of the genesis of each connected peer that follows another than ours."""
+        return self._fetcher.foreign
+
+    @property
+    def companions(self) -> int:
+        """How many connected peers said that they follow our genesis."""
+        return self._fetcher.same
+
     def wake_at(self) -> float | None:
         """When an Alarm is wanted (mono seconds)."""
         chain = self.chain
@@ -276,7 +288,7 @@ class Follower:
             if not isinstance(said.said, Status):
                 raise MalformedError("something else than a status was gossiped")
             news, effects = self._heads.hear(peer, said.said, now.mono, passed_on=True)
-        except (MalformedError, LimitError, WrongGenesisError):
+        except (MalformedError, LimitError):
             return Verdict.REJECT, []
         verdict = Verdict.ACCEPT if news else Verdict.IGNORE
         return verdict, effects + self._go_on(now.mono)
@@ -464,6 +476,8 @@ class Follower:
         if isinstance(said, Status):
             _, effects = self._heads.hear(peer, said, now)
             return effects + self._heads.answer(peer, said, now)
+        if peer in self._fetcher.foreign:
+            return []
         if isinstance(said, Request):
             return list(self._server.serve(peer, said, now))
         asked = self._fetcher.answered(peer, said.number)

@@ -5,6 +5,9 @@ Rules of this file:
    long each time, and somebody else is asked.
 2. What is asked for next stands first, so that nothing waits behind a range that nobody answers.
 3. Everything is bounded: peers, requests under way, entries asked for ahead.
+4. Who follows another genesis is neither asked nor blamed: one of us was given the wrong file, and
+   neither can know which. Who showed ours before is blamed for breaking off, so that nobody evades
+   a request again and again by that.
 """
 
 import hashlib
@@ -51,6 +54,8 @@ class Source(msgspec.Struct):
     """... believed or not."""
     base: int = 0
     """The oldest one."""
+    same: bool = False
+    """It said that its ledger begins as ours does."""
     asked: Request | None = None
     deadline: float = 0.0
     strikes: int = 0
@@ -74,6 +79,7 @@ class Fetcher:
         "_now",
         "_number",
         "_timeout",
+        "foreign",
         "highest",
         "sources",
     )
@@ -86,6 +92,8 @@ class Fetcher:
         self._expected = EXPECTED
         self._now = 0.0
         self.sources: dict[bytes, Source] = {}
+        self.foreign: dict[bytes, bytes] = {}
+        """The genesis of each connected peer that follows another one than we do."""
         self.highest = 0
         """The newest entry that anybody claims to have."""
 
@@ -93,20 +101,35 @@ class Fetcher:
 
     def up(self, peer: bytes) -> None:
         """A peer that speaks the protocol is connected."""
-        if len(self.sources) < MAX_PEERS:
+        if len(self.sources) < MAX_PEERS and peer not in self.foreign:
             self.sources.setdefault(peer, Source())
 
     def down(self, peer: bytes) -> None:
         """It no longer is."""
+        self.foreign.pop(peer, None)
+        self._drop(peer)
+
+    def _drop(self, peer: bytes) -> Source | None:
         source = self.sources.pop(peer, None)
         if source is not None:
             self._lower(source, 0)
+        return source
 
     def says(self, peer: bytes, status: Status) -> None:
-        """What a peer says of itself, believed or not."""
+        """What a peer says of itself, believed or not: it follows the ledger that we do."""
+        self.foreign.pop(peer, None)
         self.up(peer)
         if (source := self.sources.get(peer)) is not None:
-            source.base, source.says = status.base, status.index
+            source.base, source.says, source.same = status.base, status.index, True
+
+    def says_other(self, peer: bytes, genesis: bytes) -> list[Effect]:
+        """A peer says that it follows another genesis: it is no source until it says otherwise."""
+        source = self._drop(peer)
+        if peer in self.foreign or len(self.foreign) < MAX_PEERS:
+            self.foreign[peer] = genesis
+        if source is None or not source.same:
+            return []
+        return [Blame(peer, Fault.CLOSED, "it follows another genesis than it said before")]
 
     def claim(self, peer: bytes, index: int) -> None:
         """A peer says, or shows, that it has entries up to `index`."""
@@ -123,6 +146,11 @@ class Fetcher:
         """Whether somebody has newer entries than `start`, and nobody that one any longer."""
         ahead = [source for source in self.sources.values() if source.claim >= start]
         return bool(ahead) and all(source.base > start for source in ahead)
+
+    @property
+    def same(self) -> int:
+        """How many peers said that their ledger begins as ours does."""
+        return sum(source.same for source in self.sources.values())
 
     @property
     def boasted(self) -> int:

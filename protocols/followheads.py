@@ -3,18 +3,21 @@
 A head is gossiped at once after a pause, else every so often, and only by whoever finds, a moment
 drawn by hash later, that nobody else did: some 1 ms of every daemon's time each. Whoever missed
 the gossip is told on connecting, and now and then.
+
+Heads of another genesis under our network's name are no lie: their daemon, or ours, was given the
+wrong file. They are told of once, and nothing else follows from them.
 """
 
 import hashlib
 
 from protocols.council import Certificate
-from protocols.effects import Publish, Send
+from protocols.effects import Emit, Publish, Send
 from protocols.errors import NotHeldError
 from protocols.followchain import Effects, RatifiedChain
-from protocols.followfetch import Fetcher
+from protocols.followfetch import MAX_PEERS, Fetcher
 from protocols.followmessages import HEADS, MAX_COUNT, PROTOCOL, Status, frame
 from protocols.followsettings import Settings
-from protocols.ledger_errors import WrongGenesisError
+from protocols.peerid import peer_id_text
 from protocols.proof import Proof, ProofError, WrongNetworkError
 from protocols.records import DamagedRecordError
 
@@ -74,6 +77,7 @@ class Heads:
         "_poll_every",
         "_polled",
         "_said",
+        "_told_of",
         "ahead",
         "poll_at",
     )
@@ -90,6 +94,7 @@ class Heads:
         self._polled = 0
         self._said: tuple[Certificate | None, int, bytes] | None = None
         self._answered: dict[bytes, float] = {}
+        self._told_of: set[bytes] = set()
         self.ahead: Certificate | None = None
         """The highest ratification above our head that we could check."""
         self.poll_at = 0.0
@@ -144,12 +149,12 @@ class Heads:
     ) -> tuple[bool, Effects]:
         """Whether it is good news, and what follows. What was `passed_on` is somebody else's.
 
-        Raises WrongNetworkError, WrongGenesisError, BadCertificateError, ProofError.
+        Raises WrongNetworkError, BadCertificateError, ProofError.
         """
         if status.network != self._network:
             raise WrongNetworkError(f"a ledger of the network {status.network!r}")
         if status.genesis != self._genesis:
-            raise WrongGenesisError("a ledger that begins with another genesis entry")
+            return False, [] if passed_on else self._other(peer, status.genesis)
         if not passed_on:
             self._fetcher.says(peer, status)
         certificate = status.certificate
@@ -171,6 +176,18 @@ class Heads:
         self._announcer.told(said.index, now)
         self._fetcher.claim(peer, said.index)
         return True, []
+
+    def _other(self, peer: bytes, genesis: bytes) -> Effects:
+        """A peer's ledger begins otherwise than ours."""
+        effects: Effects = [*self._fetcher.says_other(peer, genesis)]
+        if peer not in self._told_of and len(self._told_of) < MAX_PEERS:
+            self._told_of.add(peer)
+            theirs, ours = genesis.hex(), self._genesis.hex()
+            about = peer_id_text(peer)
+            effects.append(
+                Emit("ledger.wrong-genesis", {"peer": about, "theirs": theirs, "ours": ours})
+            )
+        return effects
 
     def _compare(self, certificate: Certificate) -> tuple[bool, Effects]:
         """A head at or below ours: nothing new, or proof that a council lied, for all to hear."""

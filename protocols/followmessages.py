@@ -62,7 +62,7 @@ class Status(Message, frozen=True, array_like=True, tag=0):
 
     network: Network
     genesis: Hash
-    """The chain hash of the genesis entry."""
+    """The chain hash of the genesis entry. Who has another one is let be, and not blamed."""
     base: Index
     """The lowest entry that can be asked for."""
     certificate: Certificate | None

@@ -251,6 +251,8 @@ class Participant:
     def _receive(self, peer: bytes, protocol: str, data: bytes, now: Instant) -> Effects:
         if protocol == followmessages.PROTOCOL:
             return self._follow(follow.Received(peer, data), now)
+        if peer in self.follower.strangers:
+            return []  # another council's, or of a seat that it has in both
         if protocol == submitting.PROTOCOL:
             return self._take_items(peer, data, now)
         if self.replica is not None and protocol == raftmessages.PROTOCOL:

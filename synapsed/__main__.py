@@ -128,6 +128,7 @@ def initialise(
                 f"{genesis} is the genesis of {network!r}, not of {given['network']!r}",
                 remedy="leave --network away: the genesis names it",
             )
+        founding.is_installed(places, payload)  # raises before anything is written
     chosen = configload.convert_options(given)
     places.create()
     written = configload.write_config(places.config_file, chosen, force=force)

@@ -17,10 +17,12 @@ from protocols.archive import export
 from protocols.cid import cid_of, cid_text
 from protocols.errors import SynapseError
 from protocols.inclusion import prove_inclusion
+from protocols.ledger_changes import check_change
 from protocols.ledger_errors import NotOpenError
 from protocols.ledger_signing import cast, submission_id, submit, work_subject
 from protocols.ledger_submissions import work_bits
 from protocols.manifest import encode_manifest
+from synapsed import silence
 from synapsed.control import drafts, entryview, problems
 from synapsed.control import ledgermodels as said
 from synapsed.control.ledgerapi import Report
@@ -73,7 +75,10 @@ class Assembly:
             role=service.role,
             waiting=len(machine.pool),
             certificate=entryview.covering(service.history, head.index),
-            warnings=service.warnings(),
+            warnings=[
+                *service.warnings(),
+                *silence.warnings(service, self._parts.liveness.is_alive),
+            ],
         )
 
     async def ledger_entries(self, first: int, count: int) -> said.Entries:
@@ -107,13 +112,12 @@ class Assembly:
 
     async def council(self) -> said.CouncilInfo:
         """The council of this epoch."""
-        service = self._ledger
-        return self._view().council(
-            role=service.role,
-            term=service.term,
-            alive=self._parts.liveness.is_alive,
-            signed=service.news.signed,
+        service, alive = self._ledger, self._parts.liveness.is_alive
+        found = self._view().council(
+            role=service.role, term=service.term, alive=alive, signed=service.news.signed
         )
+        found.warnings = silence.warnings(service, alive)
+        return found
 
     async def reputations(self, peer: bytes | None, limit: int) -> said.Reputations:
         """One identity's (zeros for one that the ledger does not know), or the `limit` highest."""
@@ -133,9 +137,14 @@ class Assembly:
     async def propose(
         self, request: said.ProposalRequest, wait: bool, report: Report
     ) -> said.Submitted:
-        """Open a proposal; `artefact-unavailable` where something that it links cannot be had."""
-        self._ledger  # noqa: B018 - raises where there is none, before anything is fetched
+        """Open a proposal; `artefact-unavailable` where something that it links cannot be had.
+
+        What could not be changed at all is refused at once, as the ledger would.
+        """
+        state = self._ledger.ledger
         manifest = drafts.decided_manifest(request, self._parts.identity.peer_id)
+        # What the ledger would refuse is not fetched first: that may take minutes.
+        check_change(manifest.change, state.params, state.humans)
         report(Progress(stage="fetching what it is about", done=0, total=0))
         await self._parts.examiner.look(manifest)
         data = encode_manifest(manifest)
@@ -222,7 +231,8 @@ class Assembly:
             sent = said.Submitted(id=name, kind=kind, subject=subject)
             if not wait:
                 return sent
-            report(Progress(stage="waiting for ratification", done=0, total=0))
+            waits = "waiting for ratification"
+            report(Progress(stage=waits, done=0, total=0, sent=subject or name))
             settled = await fate()
         if settled.error is not None:
             raise NotRatifiedError(

@@ -61,6 +61,7 @@ ALARMING = frozenset(
         "ledger.lost",
         "ledger.seat-lost",
         "ledger.stopped",
+        "ledger.wrong-genesis",
         "store.damaged",
         "store.database-lost",
         "store.failed",

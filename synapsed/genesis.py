@@ -256,20 +256,29 @@ def load(path: Path) -> bytes:
         raise GenesisError(f"{path} is not a genesis file: it is not UTF-8") from error
 
 
+def is_installed(places: Paths, payload: bytes) -> bool:
+    """Whether a genesis is in a daemon's home. GenesisError where what is there is none.
+
+    WrongGenesisError where another one is: its ledger would be worth nothing under this one.
+    """
+    if not places.genesis.exists():
+        return False
+    there = load(places.genesis)
+    if there != payload:
+        raise WrongGenesisError(
+            f"{places.genesis} is another genesis ({genesis_hash(there).hex()[:16]}..., not "
+            f"{genesis_hash(payload).hex()[:16]}...)",
+            remedy="a daemon follows one ledger: use another home folder for the other",
+        )
+    return True
+
+
 def install(places: Paths, payload: bytes) -> bool:
     """Put a genesis into a daemon's home; False where it is there already.
 
-    WrongGenesisError where another one is: its ledger would be worth nothing under this one.
-    Raises StoreError where it cannot be written.
+    Raises as is_installed does, and StoreError where it cannot be written.
     """
-    if places.genesis.exists():
-        there = load(places.genesis)
-        if there != payload:
-            raise WrongGenesisError(
-                f"{places.genesis} is another genesis ({genesis_hash(there).hex()[:16]}..., not "
-                f"{genesis_hash(payload).hex()[:16]}...)",
-                remedy="a daemon follows one ledger: use another home folder for the other",
-            )
+    if is_installed(places, payload):
         return False
     write_atomic(places.genesis, dump(payload).encode(), places.genesis.parent)
     return True

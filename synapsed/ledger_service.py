@@ -16,7 +16,7 @@ from the disk each time.
 import hashlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
@@ -172,6 +172,7 @@ class LedgerService:
             net, connect, participant.PROTOCOLS, self._is_member, self._pause_of
         )
         self._ran = False
+        self._ratified_at: float | None = None
         self._votes: dict[bytes, int] = {}
         self._seen: deque[tuple[int, float]] = deque()
         self._begin()
@@ -245,6 +246,17 @@ class LedgerService:
         ours = newest is not None and newest.said.epoch == self.ledger.epoch
         return newest.said.term if newest is not None and ours else 0
 
+    @property
+    def me(self) -> bytes:
+        """This daemon's peer id."""
+        return self._identity.peer_id
+
+    @property
+    def quiet_s(self) -> float | None:
+        """Seconds since something was ratified here, or since the start; None before it."""
+        at = self._ratified_at
+        return None if at is None else trio.current_time() - at
+
     def warnings(self) -> list[str]:
         """What the owner should know now."""
         lines = []
@@ -254,6 +266,9 @@ class LedgerService:
             lines.append(f"the ledger is followed no further: {halted}")
         if self.role == "lost-state":
             lines.append("our seat lost what it had signed, and signs nothing in this epoch")
+        follower = self.machine.follower
+        if follower.strangers and not follower.companions:
+            lines.append(_wrong_genesis(follower.strangers, self.history.genesis))
         return lines
 
     # -- what the daemon says ----------------------------------------------------------------------
@@ -315,6 +330,8 @@ class LedgerService:
             for kind in participant.TOPICS:
                 self._net.subscribe(self._topic(kind), self._validator(kind), _nothing_more)
         self._ran = True
+        if self._ratified_at is None:
+            self._ratified_at = trio.current_time()
         while True:
             await self._run_until_lost()
             # Rule 7: what is lost was signed with the old key, and nothing with the new one. The
@@ -419,7 +436,7 @@ class LedgerService:
         return self._costs_of(peer).pause(peer, trio.current_time())
 
     def _advanced(self, news: Advanced) -> None:
-        now = trio.current_time()
+        self._ratified_at = now = trio.current_time()
         seen = None
         while self._seen and self._seen[0][0] <= news.certificate.said.index:
             at = self._seen.popleft()[1]
@@ -469,6 +486,20 @@ class LedgerService:
 def _tell(listeners: list[Callable[[T], None]], news: T) -> None:
     for tell in tuple(listeners):
         tell(news)
+
+
+def _wrong_genesis(strangers: Mapping[bytes, bytes], ours: bytes) -> str:
+    """What to say where nobody who was asked follows our genesis."""
+    hashes = [theirs.hex()[:16] for theirs, _ in Counter(strangers.values()).most_common()]
+    count = len(strangers)
+    who = "the only peer that was asked follows"
+    if count > 1:
+        who = f"all {count} peers that were asked follow"
+    others = f" and {len(hashes) - 1} more" if len(hashes) > 1 else ""
+    return (
+        f"{who} another genesis ({hashes[0]}...{others}; ours is {ours.hex()[:16]}...):"
+        " compare `synapsectl genesis show` with theirs, and init with the right file"
+    )
 
 
 def _secret(seed: bytes) -> bytes:

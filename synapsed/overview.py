@@ -10,7 +10,7 @@ import trio
 from protocols.cid import cid_text
 from protocols.peerid import peer_id_text
 from protocols.shelf import Entry
-from synapsed import doctor
+from synapsed import doctor, silence
 from synapsed.config import plain, value_at
 from synapsed.control import models as shapes
 from synapsed.control.ledgermodels import LedgerCounters, LedgerGlance
@@ -81,6 +81,7 @@ class Overview:
         lines = self._parts.tally.warnings()
         if self._parts.ledger is not None:
             lines += self._parts.ledger.warnings()
+            lines += silence.warnings(self._parts.ledger, self._parts.liveness.is_alive)
         use = self._store_use()
         if use.used * 100 >= use.quota * WARN_PERCENT:
             full = "over its quota" if use.used > use.quota else "nearly full"

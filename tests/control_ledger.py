@@ -48,6 +48,10 @@ class MemoryLedger:
         self._emit = emit
         self.me = me
         self.book: Book | None = Book(genesis(MEMBERS))
+        self.silence: list[str] = []
+        """What is said of a council that ratifies nothing."""
+        self.stuck = False
+        """Whether what is submitted is never ratified."""
         self.fetchable: set[str] = set()
         """Links that could be had."""
         log = MemoryLog()
@@ -169,9 +173,11 @@ class MemoryLedger:
         if certificate is not None:
             seats = self.there.state.council.seats
             signed = {seats[n].identity: certificate.said.index for n in certificate.seats}
-        return self.view.council(
+        found = self.view.council(
             role="member", term=TERM, alive=lambda who: who != MEMBERS[3].identity, signed=signed
         )
+        found.warnings = self.silence
+        return found
 
     async def reputations(self, peer: bytes | None, limit: int) -> said.Reputations:
         return self.view.reputations(peer, limit)
@@ -210,6 +216,12 @@ class MemoryLedger:
         data = submit(
             NETWORK, self.me.identity, body, expires=expires, sign=self.me.sign, work=nonce
         )
+        if wait and self.stuck:
+            name = submission_id(decode_entry(data).signed).hex()
+            sent = cid_text(cid_of(body.manifest)) if isinstance(body, Proposal) else name
+            stage = "waiting for ratification"
+            report(shapes.Progress(stage=stage, done=0, total=0, sent=sent))
+            await trio.sleep_forever()
         return self._send(data, kind, wait, bool(bits))
 
     def _send(self, data: bytes, kind: str, wait: bool, worked: bool) -> said.Submitted:

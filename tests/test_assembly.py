@@ -13,9 +13,10 @@ from protocols.cid import parse_cid
 from protocols.entries import MAX_NOTE
 from protocols.errors import MalformedError
 from protocols.inclusion import check_inclusion
-from protocols.ledger_errors import NotOpenError
+from protocols.ledger_errors import NoChangeError, NotOpenError, OutOfRangeError, ProtectedError
 from protocols.ledger_signing import approval_message
 from protocols.peerid import parse_peer_id, peer_id_text
+from synapsed import silence
 from synapsed.assembly import Assembly
 from synapsed.configload import load
 from synapsed.control import ledgermodels as said
@@ -193,6 +194,35 @@ async def test_a_proposal_whose_artefact_nobody_has_is_not_submitted(
         assert all(event.kind != "ledger.submitted" for event in made.daemons[0].events)
 
 
+@pytest.mark.parametrize("component", ["consensus", "banana"])
+async def test_what_the_ledger_would_refuse_is_not_fetched_first(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, component: str
+) -> None:
+    link = "bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+    upgrade = said.UpgradeProposal(
+        title="replace it",
+        component=component,
+        version="2",
+        manifest=link,
+        risks="some",
+        benefits="few",
+    )
+    stages: list[str] = []
+    async with world(tmp_path) as made:
+        mine = owner(made.daemons[0])
+        with trio.fail_after(100):
+            await made.daemons[0].reaches(1)
+        unchanged = change(made.daemons[0].service.ledger.params[UPLOAD])
+        for request, error in (
+            (upgrade, ProtectedError),
+            (unchanged, NoChangeError),
+            (change(-1), OutOfRangeError),
+        ):
+            with pytest.raises(error):
+                await mine.propose(request, True, lambda progress: stages.append(progress.stage))
+    assert stages == []
+
+
 async def test_a_newcomer_works_for_its_note(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -244,6 +274,34 @@ async def test_the_council_is_shown_as_it_is(
         assert info.leader == leads == peer_id_text(parse_peer_id(leads))
         assert sum(seat.last_signed is not None for seat in info.seats) >= 3
         assert (await mine.reputations(None, 2)).total == 4
+
+
+async def test_a_council_that_ratifies_nothing_is_told_of(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, others=1, council__time_out_ms=2000) as made:
+        follower, up = made.daemons[4], {each.identity.peer_id for each in made.daemons}
+        alive = up.__contains__
+        with trio.fail_after(100):
+            await follower.reaches(40)
+        assert silence.warnings(follower.service, alive) == []
+        for gone in made.daemons[2:4]:
+            up.remove(gone.identity.peer_id)
+            await gone.stop()
+        await trio.sleep(5)
+        head = follower.head
+        await trio.sleep(5)
+        assert follower.head == head
+        (line,) = silence.warnings(follower.service, alive)
+        assert f"(index {head}): 2 of the 3 seats that must sign seem up; seat " in line
+        assert line.count("is down") == 2
+        assert (await owner(follower).council()).warnings != []
+        assert (await owner(follower).ledger()).warnings != []
+        for back in made.daemons[2:4]:
+            await back.start()
+        with trio.fail_after(100):
+            await follower.reaches(head + 5)
+        assert silence.warnings(follower.service, alive) == []
 
 
 async def test_a_note_that_is_too_long_is_refused(

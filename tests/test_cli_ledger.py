@@ -18,6 +18,7 @@ from synapsed import keys
 from synapsed.__main__ import main as synapsed
 from synapsed.cli.genesis import FounderInfo, GenesisInfo
 from synapsed.cli.human import HumanKeyInfo
+from synapsed.cli.ledger import Newest
 from synapsed.control import ledgermodels as said
 from tests.control_fixtures import (  # noqa: F401
     CLI,
@@ -188,6 +189,34 @@ async def test_refusals_have_their_exit_codes(daemon):
     assert (ran.code, ran.json["error"]) == (5, "daily-quota")
 
 
+async def test_what_was_sent_and_is_not_ratified_in_time_is_named(daemon):
+    daemon.node.stuck = True
+    ran = await daemon.run("proposal", "create", "--title", "Meet?", "--timeout", "3", "--json")
+    assert (ran.code, ran.json["error"]) == (4, "timed-out"), ran
+    cid = re.search(r"it was sent \((baf\w+)\)", ran.json["message"])[1]
+    assert f"synapsectl proposal show {cid}" in ran.json["remedy"]
+    sent = await daemon.run("proposal", "create", "--title", "And eat?", "--no-wait")
+    assert sent.out.splitlines()[-1].startswith("once it is ratified, `synapsectl proposal vote")
+    ran = await daemon.run("ledger", "note", "kept", "--timeout", "3")
+    assert ran.code == 4
+    assert "the council may ratify it yet" in " ".join(ran.err.split())
+    assert "synapsectl ledger show" in ran.err
+
+
+async def test_a_council_that_ratifies_nothing_is_warned_of(daemon):
+    daemon.node.silence = ["nothing is ratified since yesterday"]
+    ran = await daemon.run("council")
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1] == "warn nothing is ratified since yesterday"
+
+
+async def test_our_own_peer_id_may_be_shortened_too(daemon):
+    status = (await daemon.run("status", "--json")).json
+    ran = await daemon.run("reputation", status["peer_id"][:20], "--json")
+    assert ran.code == 0, ran
+    assert ran.json["peer_id"] == status["peer_id"]
+
+
 async def test_without_a_genesis_the_remedy_is_named(daemon):
     daemon.node.book = None
     for arguments in (("council",), ("ledger", "show"), ("proposal", "ls"), ("params",)):
@@ -279,13 +308,33 @@ async def test_a_human_key_file_is_never_replaced_and_must_be_ours(tmp_path):
     assert (half.code, half.json["error"]) == (2, "usage")
 
 
+async def test_ticks_are_left_out_and_kinds_can_be_chosen(daemon):
+    await daemon.run("ledger", "note", "before")
+    for _ in range(30):
+        daemon.node.later(2_000)
+    head = daemon.node.there.state.head.index
+    shown = same_shape(await daemon.run("ledger", "show", "--last", "1", "--json"), Newest)
+    assert [entry.summary for entry in shown.entries] == ["before"]
+    assert (shown.head, shown.left_out, shown.looked_from) == (head, head - 1, 1)
+    plain = await daemon.run("ledger", "show")
+    ticks = f"{head - 1} ticks left out (--ticks shows them), from index 0 on"
+    assert plain.out.splitlines()[-1] == ticks
+    every = same_shape(await daemon.run("ledger", "show", "--ticks", "--json"), Newest)
+    assert [entry.index for entry in every.entries] == list(range(head - 19, head + 1))
+    assert every.left_out == 0
+    founding = same_shape(await daemon.run("ledger", "show", "--kind", "genesis", "--json"), Newest)
+    assert [entry.kind for entry in founding.entries] == ["genesis"]
+    none = await daemon.run("ledger", "show", "--kind", "banana")
+    assert (none.code, "no entries of kind 'banana'" in none.out) == (0, True)
+
+
 async def test_the_ledger_is_shown_and_followed(daemon):
     for text in ("first", "second"):
         noted = await daemon.run("ledger", "note", text, "--json")
         assert same_shape(noted, said.Submitted).index is not None
-    shown = same_shape(await daemon.run("ledger", "show", "--json"), said.Entries)
+    shown = same_shape(await daemon.run("ledger", "show", "--json"), Newest)
     assert [entry.summary for entry in shown.entries[1:]] == ["first", "second"]
-    last = same_shape(await daemon.run("ledger", "show", "--last", "1", "--json"), said.Entries)
+    last = same_shape(await daemon.run("ledger", "show", "--last", "1", "--json"), Newest)
     assert [entry.index for entry in last.entries] == [2]
     one = same_shape(await daemon.run("ledger", "show", "2", "--json"), said.EntryDetail)
     assert one.entry.body["text"] == "second"

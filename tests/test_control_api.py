@@ -1,6 +1,7 @@
 """The paths of the control socket, over a real Unix socket and a real store."""
 
 import json
+from collections import deque
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,8 @@ import trio
 from protocols.cid import cid_of, cid_text
 from synapsed.control import models
 from synapsed.control.client import DaemonError
+from synapsed.control.server import RECENT_EVENTS, remember
+from synapsed.events import Event
 from tests.control_fixtures import Daemon, daemon_fixture, origin_fixture  # noqa: F401
 from tests.control_node import FRIEND, GONE, SELF, write_model
 
@@ -21,6 +24,17 @@ async def json_of(daemon: Daemon, method: str, path: str, **request):
     async with daemon.http() as http:
         answer = await http.request(method, path, **request)
     return answer.status_code, answer.json()
+
+
+def test_frequent_events_do_not_push_out_rare_ones():
+    recent: deque[Event] = deque()
+    remember(recent, Event(0.0, "council.leader", {}))
+    for number in range(3 * RECENT_EVENTS):
+        remember(recent, Event(float(number), "ledger.ratified", {}))
+    assert len(recent) == RECENT_EVENTS
+    assert recent[0].kind == "council.leader"
+    newest = range(2 * RECENT_EVENTS + 1, 3 * RECENT_EVENTS)
+    assert [event.at for event in recent][1:] == list(map(float, newest))
 
 
 async def test_status_says_who_and_what_it_costs(daemon):

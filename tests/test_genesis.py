@@ -182,9 +182,11 @@ def test_init_refuses_another_genesis_and_another_network(tmp_path: Path) -> Non
     assert not places.identity.exists()
     daemon.initialise(places, {}, genesis=path)
     path.write_text(genesis.dump(four(created_ms=NOW + 1)))
+    config = places.config_file.read_text()
     with pytest.raises(WrongGenesisError):
-        daemon.initialise(places, {}, genesis=path)
+        daemon.initialise(places, {"net.listen": ["/ip4/0.0.0.0/tcp/9"]}, force=True, genesis=path)
     assert genesis.load(places.genesis) == four()
+    assert places.config_file.read_text() == config
     assert daemon.main(["init", "--home", str(tmp_path / "home"), "--genesis", "/nowhere"]) == 1
 
 

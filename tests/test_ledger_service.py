@@ -275,6 +275,62 @@ async def test_a_service_that_failed_begins_again_from_the_disk(
         assert one.service.role == "member"
 
 
+async def test_who_was_given_another_genesis_is_warned_and_nobody_is_blamed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path) as made:
+        with trio.fail_after(300):
+            misled = made.add()
+            misled.payload = World.founding(tmp_path, 4, created=1)
+            await misled.start()
+            await trio.sleep(30)
+            index = made.daemons[0].head
+            assert index > 10
+            await trio.sleep(30)
+            assert made.daemons[0].head > index
+        assert not any(daemon.net.blamed for daemon in made.daemons)
+        assert misled.head == 0
+        (line,) = misled.service.warnings()
+        assert line.startswith("all 4 peers that were asked follow another genesis (")
+        for daemon in made.daemons[:4]:
+            assert not daemon.service.warnings()
+            assert daemon.kinds().count("ledger.wrong-genesis") == 1
+        with trio.fail_after(300):
+            for daemon in made.daemons[:4]:
+                await daemon.stop()
+            assert not misled.service.warnings()
+            await made.daemons[1].start()
+            await trio.sleep(5)
+            for one, other in ((misled, made.daemons[1]), (made.daemons[1], misled)):
+                (line,) = one.service.warnings()
+                ours, theirs = (each.service.history.genesis.hex()[:16] for each in (one, other))
+                assert line.startswith(
+                    "the only peer that was asked follows another genesis"
+                    f" ({theirs}...; ours is {ours}...): compare"
+                )
+
+
+async def test_a_seat_with_another_genesis_of_the_same_seats_is_as_one_that_is_down(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path) as made:
+        with trio.fail_after(300):
+            misled = made.daemons[3]
+            await misled.stop()
+            misled.path.unlink()
+            misled.ratified.clear()
+            misled.payload = World.founding(tmp_path / "other", 4, created=1)
+            await misled.start()
+            await trio.sleep(30)
+            index = made.daemons[0].head
+            await trio.sleep(30)
+            assert made.daemons[0].head > index + 10
+        assert misled.service.machine.replica is not None  # and it sends what a seat sends
+        assert misled.head == 0
+        assert not [one.net.blamed for one in made.daemons if one.net.blamed]
+        assert misled.service.warnings()
+
+
 def test_another_genesis_than_the_disks_is_refused(tmp_path: Path) -> None:
     one, other = (World.founding(tmp_path, 4, created=created) for created in (1, 2))
     with World.opened_at(tmp_path, 1) as store:

@@ -80,6 +80,7 @@ def event(emit: Emit, leader: str) -> str:
         "council.damaged": "finds a damaged entry, and fetches it again",
         "ledger.loaded": f"has read its ledger up to {fields.get('index')}",
         "ledger.damaged": f"finds its disk damaged: {fields.get('what')}",
+        "ledger.wrong-genesis": f"lets be who follows another genesis: {fields.get('theirs')}",
         "ledger.skipped": f"begins at a snapshot, above {fields.get('to')}",
     }
     return told.get(emit.kind, f"{emit.kind}: {fields}")

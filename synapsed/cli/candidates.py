@@ -61,6 +61,17 @@ def peers(context: typer.Context, incomplete: str) -> list[str]:
     return _offer(context, incomplete, ask)
 
 
+def anybody(context: typer.Context, incomplete: str) -> list[str]:
+    """Peers that are connected or alive, and this daemon."""
+
+    def ask(client: "Client") -> list[str]:
+        found = client.call("GET", "/v1/peers", models.Peers, which="all")
+        own = client.call("GET", "/v1/status", models.Status).peer_id
+        return [own, *(peer.peer_id for peer in found.peers)]
+
+    return _offer(context, incomplete, ask)
+
+
 def own_announcements(context: typer.Context, incomplete: str) -> list[str]:
     """What can be withdrawn."""
 

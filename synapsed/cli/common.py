@@ -6,6 +6,7 @@ the function's own, and to the program's: `synapsectl --json peers` is `synapsec
 
 import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeVar
 import typer
 
 from protocols.errors import SynapseError
+from synapsed.control.fields import CID_PATTERN
 from synapsed.control.problems import TimedOutError
 
 if TYPE_CHECKING:
     from synapsed.cli.output import Output
     from synapsed.control.client import Client
+    from synapsed.control.models import Progress
     from synapsed.paths import Paths
 
 T = TypeVar("T")
@@ -115,12 +118,27 @@ class Cli:
         **query: str | bool,
     ) -> T:
         """Long work at `path`, with a bar named `what`; its result, as `kind`."""
-        with self.out.progress(what) as watch:
+        sent = ""
+        with self.out.progress(what) as show:
+
+            def watch(now: "Progress") -> None:
+                nonlocal sent
+                sent = now.sent
+                show(now)
+
             try:
                 return client.work(path, kind, asked, watch, **query)
             except KeyboardInterrupt:
                 remedy = _AFTER_INTERRUPT.get(what.partition(" ")[0], "")
                 raise InterruptedByUserError(f"{what}: interrupted", remedy=remedy) from None
+            except TimedOutError as error:
+                if not sent:
+                    raise
+                raise TimedOutError(
+                    f"{what}: {error.message}, but it was sent ({sent}): "
+                    "the council may ratify it yet",
+                    remedy=f"{_look(sent)} tells; `synapsectl council`, whether its members sign",
+                ) from None
 
     def socket(self) -> Path:
         """The control socket: --socket, or where the daemon of this home has it."""
@@ -148,6 +166,13 @@ class Cli:
         raise TimedOutError(
             f"not done within {self.timeout:g} s", remedy="give it more with --timeout SECONDS"
         )
+
+
+def _look(sent: str) -> str:
+    """The command that shows what became of something submitted."""
+    if re.fullmatch(CID_PATTERN, sent):
+        return f"`synapsectl proposal show {sent}`"
+    return "`synapsectl ledger show`"
 
 
 _AFTER_INTERRUPT = {

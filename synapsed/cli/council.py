@@ -83,6 +83,8 @@ def _council(out: "Output", found: said.CouncilInfo) -> None:
                 for each in found.candidates
             ),
         )
+    for warning in found.warnings:
+        out.verdict("warn", warning)
 
 
 def _latency(latency_class: int) -> str:
@@ -104,7 +106,7 @@ def reputation(
     peer: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PEER]", help="A peer id, or its beginning.", autocompletion=candidates.peers
+            metavar="[PEER]", help="A peer id, or its beginning.", autocompletion=candidates.anybody
         ),
     ] = None,
     own: Annotated[bool, typer.Option("--own", help="This daemon's.")] = False,
@@ -117,7 +119,7 @@ def reputation(
 
             query["peer"] = client.call("GET", "/v1/status", Status).peer_id
         elif peer is not None:
-            query["peer"] = peer_id(client, peer)
+            query["peer"] = peer_id(client, peer, own=True)
         found = client.call("GET", "/v1/reputation", said.Reputations, **query)
     if query:
         one = found.reputations[0]

@@ -1,6 +1,8 @@
 """ledger show|verify|export|proof|note: the audit trail, and checking it for yourself."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +23,23 @@ FOLLOW_S = 0.5
 
 KIND_WIDTH, SUMMARY_WIDTH = 11, 42
 """So that a row fits 80 columns."""
+
+LOOK_BACK = 20 * MAX_ENTRIES
+"""Entries to go through for those that are wanted: half a day's ticks, and a second or two."""
+
+Ask = Callable[[int, int], said.Entries]
+"""(first, count) -> a run of entries."""
+Wanted = Callable[[said.EntryInfo], bool]
+
+
+class Newest(said.Entries):
+    """The newest entries of those that are wanted."""
+
+    left_out: int = 0
+    """Newer than the oldest of these, or than the oldest that was looked at, and not wanted."""
+    looked_from: int = 0
+    """The oldest that was looked at."""
+
 
 ledger = typer.Typer(help="The ratified ledger: look, verify, export.", no_args_is_help=True)
 
@@ -44,29 +63,67 @@ def show(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C; --json: a line each.")
     ] = False,
+    kind: Annotated[
+        str | None, typer.Option(metavar="KIND", help='Only these: "note", "proposal", "tick" ...')
+    ] = None,
+    ticks: Annotated[bool, typer.Option("--ticks", help="The clock's ticks as well.")] = False,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="An exported ledger, verified first; no daemon."),
     ] = None,
 ) -> None:
-    """The ledger's last entries, or one of them."""
+    """The ledger's last entries but for its ticks, or one entry."""
     if file is not None:
-        _show_file(cli, file, index, last)
+        _show_file(cli, file, index, last, kind=kind, ticks=ticks)
         return
+    wanted = partial(_is_wanted, kind, ticks)
     with cli.client() as client:
         if index is not None:
             path = f"/v1/ledger/entries/{index}"
             one = client.call("GET", path, said.EntryDetail)
             cli.done(one, lambda out: _entry(out, one))
             return
-        found = _entries(client, -last, last)
+        oldest = client.call("GET", "/v1/ledger", said.LedgerInfo).first
+        found = _newest(partial(_entries, client), oldest, last, wanted)
         if follow:
-            _follow(cli, client, found)
+            _follow(cli, client, found, wanted)
             return
-    cli.done(found, lambda out: _table(out, found.entries))
+    cli.done(found, lambda out: _table(out, found, kind))
 
 
-def _show_file(cli: Cli, file: Path, index: int | None, last: int) -> None:
+def _is_wanted(kind: str | None, ticks: bool, entry: said.EntryInfo) -> bool:
+    return entry.kind == kind if kind is not None else ticks or entry.kind != "tick"
+
+
+def _newest(ask: Ask, oldest: int, last: int, wanted: Wanted) -> Newest:
+    """The `last` newest that are wanted; `oldest` is the first entry that is there."""
+    head = ask(-1, 1).head
+    floor = max(oldest, head + 1 - max(LOOK_BACK, last))
+    found: list[said.EntryInfo] = []
+    looked, page = head + 1, last
+    while looked > floor and len(found) < last:
+        start, page = max(floor, looked - page), MAX_ENTRIES
+        for entry in reversed(_run(ask, start, looked)):
+            looked = entry.index
+            found += [entry] if wanted(entry) else []
+            if len(found) == last:
+                break
+    left_out = head + 1 - looked - len(found)
+    return Newest(head, found[::-1], left_out=left_out, looked_from=looked)
+
+
+def _run(ask: Ask, start: int, end: int) -> list[said.EntryInfo]:
+    """All entries of [start, end): an answer ends early where they are large."""
+    found: list[said.EntryInfo] = []
+    while start < end:
+        found += ask(start, end - start).entries
+        start = found[-1].index + 1
+    return found
+
+
+def _show_file(
+    cli: Cli, file: Path, index: int | None, last: int, *, kind: str | None, ticks: bool
+) -> None:
     from synapsed.cli import offline  # noqa: PLC0415
 
     known = offline.known_genesis(cli, None)
@@ -77,8 +134,8 @@ def _show_file(cli: Cli, file: Path, index: int | None, last: int) -> None:
         one = view.entry(index)
         cli.done(one, lambda out: _entry(out, one))
         return
-    found = view.entries(-last, last)
-    cli.done(found, lambda out: _table(out, found.entries))
+    found = _newest(view.entries, view.oldest, last, partial(_is_wanted, kind, ticks))
+    cli.done(found, lambda out: _table(out, found, kind))
 
 
 def _entries(client: "Client", first: int, count: int) -> said.Entries:
@@ -86,20 +143,21 @@ def _entries(client: "Client", first: int, count: int) -> said.Entries:
     return client.call("GET", "/v1/ledger/entries", said.Entries, **query)
 
 
-def _follow(cli: Cli, client: "Client", found: said.Entries) -> None:
+def _follow(cli: Cli, client: "Client", newest: Newest, wanted: Wanted) -> None:
     out = None if cli.json else cli.out
+    found, following = newest.entries, newest.head + 1
     while True:
-        for entry in found.entries:
+        for entry in filter(wanted, found):
             if out is None:
                 print_json(entry)
             else:
                 out.line(_line(entry))
-        following = found.entries[-1].index + 1 if found.entries else found.head + 1
         while True:
             time.sleep(FOLLOW_S)
             if client.call("GET", "/v1/ledger", said.LedgerInfo).index >= following:
                 break
-        found = _entries(client, following, MAX_ENTRIES)
+        found = _entries(client, following, MAX_ENTRIES).entries
+        following = found[-1].index + 1
 
 
 def _line(entry: said.EntryInfo) -> str:
@@ -111,8 +169,8 @@ def _clock(form: str, entry: said.EntryInfo) -> str:
     return "-" if entry.time is None else time.strftime(form, time.localtime(entry.time))
 
 
-def _table(out: "Output", found: list[said.EntryInfo]) -> None:
-    from synapsed.cli.output import short_text  # noqa: PLC0415
+def _table(out: "Output", found: Newest, kind: str | None = None) -> None:
+    from synapsed.cli.output import count, short_text  # noqa: PLC0415
 
     out.table(
         ("INDEX>", "TIME", "KIND", "WHAT"),
@@ -123,10 +181,14 @@ def _table(out: "Output", found: list[said.EntryInfo]) -> None:
                 each.kind,
                 short_text(each.summary, SUMMARY_WIDTH),
             )
-            for each in found
+            for each in found.entries
         ),
-        empty="no entries",
+        empty="no entries" if kind is None else f"no entries of kind {kind!r}",
     )
+    if found.left_out:
+        ticks = f"{count(found.left_out, 'tick')} left out (--ticks shows them)"
+        others = f"{count(found.left_out, 'entry', 'entries')} of other kinds left out"
+        out.line(f"{ticks if kind is None else others}, from index {found.looked_from} on")
 
 
 def _entry(out: "Output", found: said.EntryDetail) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from protocols.errors import SynapseError
 from synapsed.control.fields import CID_PATTERN
 from synapsed.control.ledgermodels import Proposals
-from synapsed.control.models import Announcements, ModelInfo, Models, Peers
+from synapsed.control.models import Announcements, ModelInfo, Models, Peers, Status
 
 if TYPE_CHECKING:
     from synapsed.control.client import Client
@@ -77,11 +77,13 @@ def proposal_cid(client: "Client", text: str, state: str | None = None) -> str:
     return _one(text, known, (), what, "synapsectl proposal ls lists them")
 
 
-def peer_id(client: "Client", text: str) -> str:
-    """The peer id that `text` stands for, among connected and live peers."""
+def peer_id(client: "Client", text: str, *, own: bool = False) -> str:
+    """The peer id that `text` stands for, among connected and live peers and, at will, our own."""
     if len(text) > 50:
         return text
     known = {peer.peer_id for peer in client.call("GET", "/v1/peers", Peers, which="all").peers}
+    if own:
+        known.add(client.call("GET", "/v1/status", Status).peer_id)
     return _one(text, known, (), "peer", "synapsectl peers --all lists them")
 
 

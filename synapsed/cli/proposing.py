@@ -86,7 +86,8 @@ def create(
 
         cid = found.subject or ""
         out.pairs([("proposal", cid), *submitted_rows(found)])
-        out.line(f"`synapsectl proposal vote {short_cid(cid)} yes` votes for it")
+        once = "" if found.index is not None else "once it is ratified, "
+        out.line(f"{once}`synapsectl proposal vote {short_cid(cid)} yes` votes for it")
 
     cli.done(found, show)
 

@@ -389,6 +389,8 @@ class CouncilInfo(Struct):
     candidates: list[CandidateInfo] = []
     guilty: list[str] = []
     """Members proven to have signed what excludes each other: out at the next epoch."""
+    warnings: list[str] = []
+    """Where nothing is ratified: since when, and who is missing, as far as this daemon sees."""
 
 
 class ReputationInfo(Struct):

@@ -42,7 +42,7 @@ class View(ProposalView):
     def entries(self, first: int, count: int) -> said.Entries:
         """A run of entries; below 0 `first` counts from the end. UnknownError."""
         head = self._history.head.index
-        start = first if first >= 0 else max(self._oldest, head + 1 + first)
+        start = first if first >= 0 else max(self.oldest, head + 1 + first)
         found: list[said.EntryInfo] = []
         if start <= head:
             time, room = self._time_at(start), MAX_BYTES
@@ -89,7 +89,7 @@ class View(ProposalView):
             ) from error
 
     @property
-    def _oldest(self) -> int:
+    def oldest(self) -> int:
         """The lowest index from which on all is here."""
         base = self._history.log.base
         return base if base > 1 else 0

@@ -305,6 +305,8 @@ class Progress(Struct):
     tiles_done: int = 0
     tiles_total: int = 0
     peers: int = 0
+    sent: str = ""
+    """Of a submission that waits for the council: the CID of its proposal, or else its id."""
 
 
 class ImportResult(Struct):

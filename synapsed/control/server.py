@@ -6,7 +6,7 @@ daemon does it before its event loop runs, and the fork server once for all its 
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ TURN_AWAY_S = 1.0
 """For a refusal to be read: it is one packet on this machine."""
 
 RECENT_EVENTS = 256
-"""Events kept for `synapsectl events` without --follow: some minutes, 50 KB."""
+"""Events kept for `synapsectl events` without --follow: 50 KB."""
 
 Handle = Callable[[trio.SocketStream], Awaitable[None]]
 """Serves one accepted connection to its end."""
@@ -69,7 +69,7 @@ def start_app(node: NodeApi, nursery: trio.Nursery) -> Handle:
     def spawn(name: str, work: Callable[[], Awaitable[None]]) -> None:
         nursery.start_soon(partial(supervise, name, work, node.bus.emit, restart=False))
 
-    recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
+    recent: deque[Event] = deque()
     spawn("recent events", partial(_remember, node, recent))
     app = build_app(node, JobBoard(node.bus, spawn), ProcessMeter(), recent)
     gate: Any = BodyGate(app)  # Starlette's ASGI types are wider than Hypercorn's
@@ -85,7 +85,16 @@ def start_app(node: NodeApi, nursery: trio.Nursery) -> Handle:
 async def _remember(node: NodeApi, recent: deque[Event]) -> None:
     with node.bus.subscribe() as reader:
         while True:
-            recent.append(await reader.next())
+            remember(recent, await reader.next())
+
+
+def remember(recent: deque[Event], event: Event) -> None:
+    """Keep an event. Where they are too many, the oldest of the most frequent kind goes: an idle
+    council's ticks must not push out what was rare."""
+    recent.append(event)
+    if len(recent) > RECENT_EVENTS:
+        ((frequent, _),) = Counter(each.kind for each in recent).most_common(1)
+        del recent[next(n for n, each in enumerate(recent) if each.kind == frequent)]
 
 
 class _Door:
