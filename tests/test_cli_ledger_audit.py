@@ -182,3 +182,12 @@ async def test_a_large_ledger_is_exported_piece_by_piece(daemon, tmp_path):
     with trio.fail_after(5):
         while not closed:
             await trio.sleep(0.01)
+
+
+async def test_options_that_would_be_ignored_are_refused(trail):
+    both = run_cli("ledger", "verify", str(trail / "ledger"), "--proof", str(trail / "3.proof"))
+    assert both.code == 2
+    assert "one at a time" in both.err
+    grows = run_cli("ledger", "show", "--file", str(trail / "ledger"), "--follow")
+    assert grows.code == 2
+    assert "does not grow" in grows.err

@@ -53,7 +53,10 @@ def _council(out: "Output", found: said.CouncilInfo) -> None:
             ),
             ("term", f"{found.term}, led by {leads}"),
             ("quorum", f"{found.quorum} of {seats} seats"),
-            ("tolerates", f"{found.liars} that lie, and {found.down} that are down or lie"),
+            (
+                "tolerates",
+                f"{found.liars} of {seats} that lie or are down; {found.quorum} must be up",
+            ),
             ("this daemon", ROLES[found.role].format(seat=found.seat)),
             ("beacon", found.beacon),
         ]

@@ -239,8 +239,8 @@ def _show(out: "Output", found: GenesisInfo) -> None:
             ("file", found.path),
             (
                 "council",
-                f"{count(seats, 'seat')}: {(seats - 1) // 3} may lie, "
-                f"and {seats - quorum} may be down",
+                f"{count(seats, 'seat')}: {(seats - 1) // 3} may lie or be down, "
+                f"{quorum} must be up",
             ),
         ]
     )

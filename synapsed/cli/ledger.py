@@ -74,6 +74,8 @@ def show(
 ) -> None:
     """The ledger's last entries but for its ticks, or one entry."""
     if file is not None:
+        if follow:
+            raise typer.BadParameter("a --file does not grow: --follow asks a daemon")
         _show_file(cli, file, index, last, kind=kind, ticks=ticks)
         return
     wanted = partial(_is_wanted, kind, ticks)
@@ -250,6 +252,8 @@ def verify(
     """Check an exported ledger, or one entry's proof, without a daemon."""
     from synapsed.cli import offline  # noqa: PLC0415
 
+    if proof is not None and file is not None:
+        raise typer.BadParameter("an export and a --proof are checked one at a time")
     known = offline.known_genesis(cli, genesis)
     if proof is not None:
         shown = offline.check_proof(known, proof)
