@@ -251,6 +251,11 @@ class Follower:
         """The chain hash of the genesis of each connected peer that follows another than ours."""
         return self._fetcher.foreign
 
+    def shares(self, peer: bytes) -> bool:
+        """Whether a connected peer has said that its ledger begins as ours does."""
+        source = self._fetcher.sources.get(peer)
+        return source is not None and source.same
+
     @property
     def companions(self) -> int:
         """How many connected peers said that they follow our genesis."""

@@ -258,7 +258,8 @@ class Participant:
         if self.replica is not None and protocol == raftmessages.PROTOCOL:
             seat = self.ledger.council.seat_of(peer)
             if seat is not None:
-                return self._seat(raftports.Received(seat, data), now)
+                effects = self._seat(raftports.Received(seat, data), now)
+                return effects if self.follower.shares(peer) else _not_lies(effects, peer)
         return []
 
     def _alarm(self, now: Instant) -> Effects:
@@ -498,3 +499,13 @@ class Participant:
 
 def _due(at: float | None, now: Instant) -> bool:
     return at is not None and at <= now.mono
+
+
+def _not_lies(effects: Effects, peer: bytes) -> Effects:
+    """Without the blame for lying: a seat that has not shown its genesis yet may be honest about
+    another ledger, in whose council it sits under the same key."""
+    return [
+        effect
+        for effect in effects
+        if not (isinstance(effect, Blame) and effect.peer == peer and effect.fault == Fault.LIED)
+    ]
