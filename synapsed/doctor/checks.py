@@ -308,21 +308,30 @@ def systemd(facts: Facts) -> Check:
 
 
 def jail(facts: Facts) -> Check:
-    """What the kernel has for locking foreign modules in."""
+    """What the kernel has for locking foreign modules in, and whether anything runs in there."""
     has = {
-        "Landlock": facts.landlock_abi > 0,
-        "seccomp": facts.seccomp,
         "no_new_privs": facts.no_new_privs,
+        "landlock": facts.landlock_abi > 0,
+        "seccomp": facts.seccomp,
     }
-    missing = [name for name, there in has.items() if not there]
-    if missing:
+    missing = ", ".join(name for name, there in has.items() if not there)
+    if missing and not facts.loaded.config.upgrades.allow_weaker_jail:
         return by_resource(
             "jail",
-            f"the kernel lacks {', '.join(missing)}: foreign modules are less confined",
-            "a kernel of 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and lsm=landlock,... on its "
-            "command line",
+            f"the kernel lacks {missing}: no upgrade is run here, the native code is used",
+            "a kernel of 5.13 or newer with CONFIG_SECURITY_LANDLOCK and CONFIG_SECCOMP_FILTER, "
+            "and landlock in its lsm= list; or accept it: upgrades.allow_weaker_jail = true",
             "warn",
         )
+    if facts.jail_error:
+        return by_resource(
+            "jail",
+            f"nothing can be run in the jail: {facts.jail_error}",
+            "install the daemon with all that it depends on, and give it room for processes",
+            "warn",
+        )
+    if missing:
+        return passed("jail", f"without {missing}, which upgrades.allow_weaker_jail accepts")
     return passed("jail", f"Landlock (ABI {facts.landlock_abi}), seccomp, no_new_privs")
 
 

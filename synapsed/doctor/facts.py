@@ -4,7 +4,6 @@ Blocking, up to seconds: a daemon calls it from a thread. What only a running da
 in as `Live`.
 """
 
-import ctypes
 import errno
 import os
 import resource
@@ -17,19 +16,19 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import trio
+
 from protocols.errors import SynapseError
-from synapsed import configload, keys, lock, process_metrics
+from synapsed import configload, genesis, keys, lock, process_metrics
 from synapsed.addresses import Address
 from synapsed.config import Config, Loaded
 from synapsed.doctor.report import Facts, Live, Tools
+from synapsed.jail import compiling
+from synapsed.jail.layers import Layers, detect
 from synapsed.paths import Paths
 
 TOOL_TIMEOUT_S = 20.0
 """For one call of a foreign program; a first compilation on a slow disk takes a few seconds."""
-
-_PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS = 21, 39
-_SYS_LANDLOCK_CREATE_RULESET = 444
-_LANDLOCK_CREATE_RULESET_VERSION = 1
 
 _UNIT_FOLDERS = (
     "~/.config/systemd/user",
@@ -51,6 +50,8 @@ def gather(paths: Paths, env: Mapping[str, str], live: Live | None = None) -> Fa
     loaded, problems = _config(paths, env)
     identity_error, identity_remedy = _identity(paths)
     pid = lock.holder(paths.lock)
+    layers = detect()
+    genesis_hash, genesis_error, genesis_remedy = _genesis(paths, loaded.config)
     return Facts(
         now=time.time(),
         daemon_pid=pid,
@@ -70,10 +71,15 @@ def gather(paths: Paths, env: Mapping[str, str], live: Live | None = None) -> Fa
         memory_limit=_memory_limit(),
         systemd_unit=_systemd_unit(),
         systemd_running=Path("/run/systemd/system").is_dir(),
-        landlock_abi=_landlock_abi(),
-        seccomp=_prctl(_PR_GET_SECCOMP),
-        no_new_privs=_prctl(_PR_GET_NO_NEW_PRIVS),
+        landlock_abi=layers.landlock,
+        seccomp=layers.seccomp,
+        no_new_privs=layers.no_new_privs,
+        jail_error=_jail_error(layers),
         gpus=_gpus(),
+        genesis=genesis_hash,
+        genesis_error=genesis_error,
+        genesis_remedy=genesis_remedy,
+        ledger_there=paths.ledger.exists(),
         tools=_tools(paths.data),
     )
 
@@ -92,6 +98,24 @@ def _identity(paths: Paths) -> tuple[str, str]:
     except SynapseError as error:
         return error.message, error.remedy
     return "", ""
+
+
+def _genesis(paths: Paths, config: Config) -> tuple[str, str, str]:
+    """(hash, what is wrong, the remedy) of the genesis file; all empty where there is none."""
+    if not paths.genesis.exists():
+        return "", "", ""
+    try:
+        payload = genesis.load(paths.genesis)
+    except SynapseError as error:
+        return "", error.message, error.remedy or "get the file from a founder again"
+    named = genesis.network_of(payload)
+    if named != config.network:
+        return (
+            "",
+            f"{paths.genesis} founds {named!r}, and the configuration says {config.network!r}",
+            f'set network = "{named}" in the configuration, or use another home folder',
+        )
+    return genesis.genesis_hash(payload).hex(), "", ""
 
 
 def _writable(folder: Path) -> str:
@@ -176,15 +200,17 @@ def _systemd_unit() -> str:
     return ""
 
 
-def _prctl(option: int) -> bool:
-    """Whether the kernel knows a prctl question (it answers EINVAL to those that it does not)."""
-    return int(ctypes.CDLL(None, use_errno=True).prctl(option, 0, 0, 0, 0)) >= 0
+def _jail_error(layers: Layers) -> str:
+    """Why a child of the jail could not do its smallest task here; empty where it could."""
 
+    async def smallest() -> None:
+        await compiling.translate(b"(module)", layers)
 
-def _landlock_abi() -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    flags = _LANDLOCK_CREATE_RULESET_VERSION
-    return max(0, int(libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), flags)))
+    try:
+        trio.run(smallest)
+    except SynapseError as error:
+        return error.message
+    return ""
 
 
 def _gpus() -> list[str]:

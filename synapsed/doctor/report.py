@@ -40,6 +40,22 @@ class Tools(msgspec.Struct, frozen=True):
     workspace_error: str = ""
 
 
+class LedgerHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How a running daemon stands to the ledger and the council."""
+
+    index: int
+    behind: int
+    """Ratified entries, that it knows of, still to be fetched."""
+    trouble: list[str] = []
+    """Why it follows or signs nothing, if it does not."""
+    seat_lost: bool = False
+    """Its seat lost what it had signed."""
+    silence: list[str] = []
+    """Why nothing is ratified, if nothing is."""
+    seats: int = 0
+    quorum: int = 0
+
+
 class Live(msgspec.Struct, frozen=True):
     """What only a running daemon knows."""
 
@@ -63,6 +79,8 @@ class Live(msgspec.Struct, frozen=True):
     failed_tasks: dict[str, int] = {}
     """`task.failed` and `handler.failed` events by name."""
     metrics_served: bool = True
+    ledger: LedgerHealth | None = None
+    """None where it was given no genesis when it started."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +110,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     landlock_abi: int = 0
     seccomp: bool = False
     no_new_privs: bool = False
+    jail_error: str = ""
+    """Why nothing can be run in the jail here."""
     gpus: list[str] = []
+    genesis: str = ""
+    """Its hash; empty where there is none."""
+    genesis_error: str = ""
+    genesis_remedy: str = ""
+    ledger_there: bool = False
+    """Whether there is a ledger's database."""
     tools: Tools = Tools()
 
 

@@ -1,0 +1,106 @@
+"""Starting a child of the jail, and learning how it ended."""
+
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import trio
+
+from synapsed.jail.errors import JailDiedError
+from synapsed.jail.moment import readable
+from synapsed.jail.wire import IN_FD, OUT_FD, SOCKET_FD
+
+MAX_LAST_WORDS = 2000
+"""Bytes that are read of what a dead child had to say."""
+
+
+class Child:
+    """One process, whose pid is its own until it has been waited for."""
+
+    def __init__(self, arguments: list[str], fds: tuple[int, int, int]) -> None:
+        """Start `python -I` with `arguments` and these descriptors as SOCKET, IN and OUT, with an
+        empty environment. Blocks for a few milliseconds: it must be the thread of the event loop
+        that does it, because the child dies with the thread that started it. Raises
+        JailDiedError."""
+        self._words = os.memfd_create("jail-stderr", os.MFD_CLOEXEC)
+        wanted = {1: self._words, 2: self._words}
+        wanted |= dict(zip((SOCKET_FD, IN_FD, OUT_FD), fds, strict=True))
+        spare = max(wanted.values()) + 1  # first moved out of the way of one another
+        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        for at, fd in wanted.items():
+            actions.append((os.POSIX_SPAWN_DUP2, fd, spare + at))
+        for at in wanted:
+            actions.append((os.POSIX_SPAWN_DUP2, spare + at, at))
+            actions.append((os.POSIX_SPAWN_CLOSE, spare + at))
+        command = [sys.executable, "-I", *arguments, str(os.getpid())]
+        try:
+            self.pid = os.posix_spawn(
+                command[0],
+                command,
+                {},
+                file_actions=actions,
+                setsigmask=(),
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM),
+            )
+        except OSError as error:
+            os.close(self._words)
+            raise JailDiedError(None, f"it cannot be started: {error.strerror}") from error
+        self._pidfd = os.pidfd_open(self.pid)
+        self.status: int | None = None
+        self.peak = 0
+        """Bytes of memory that it used at most, once it has ended."""
+        self.cpu_s = 0.0
+
+    def kill(self) -> None:
+        """At once; its end comes a little later."""
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    async def ended(self) -> None:
+        """Wait until it is gone."""
+        if self.status is None:
+            await trio.lowlevel.wait_readable(self._pidfd)
+            self.reap()
+
+    def gone(self) -> bool:
+        """Whether it has ended, as far as anybody can tell without waiting."""
+        return self.status is not None or readable(self._pidfd)
+
+    async def stop(self) -> None:
+        """Kill it and wait for that: what it held takes a while to be given back."""
+        self.kill()
+        with trio.CancelScope(shield=True):
+            await self.ended()
+
+    def reap(self) -> None:
+        """Take its end, blocking until it comes, unless that has been done."""
+        if self.status is not None:
+            return
+        _, status, usage = os.wait4(self.pid, 0)
+        self.status = os.waitstatus_to_exitcode(status)
+        self.peak = usage.ru_maxrss << 10
+        self.cpu_s = usage.ru_utime + usage.ru_stime
+        os.close(self._pidfd)
+
+    def story(self) -> str:
+        """How it ended."""
+        words = os.pread(self._words, MAX_LAST_WORDS, 0).decode(errors="replace").strip()
+        status = self.status
+        if status is not None and status < 0:
+            how = f"ended by {signal.Signals(-status).name}"
+        else:
+            how = f"ended with {status}"
+        return f"{how}: {words}" if words else how
+
+    def close(self) -> None:
+        """Forget it, after its end."""
+        os.close(self._words)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The node's end, which does not block, and the child's."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    return ours, theirs
