@@ -2,7 +2,7 @@
 
     shard      these tiles of a model          adapter   a LoRA for a base model
     kernel     an implementation of an         proposal  something to be voted on
-               operation, with its benchmark
+               operation, with its benchmark   upgrade   a slot's module and its source
 
 An announcement is the payload of a signed envelope in the domain
 `/synapse/<network>/announcement/1`. It travels by gossip on `/synapse/<network>/<kind>/1`,
@@ -25,6 +25,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
+from protocols.changes import SlotName
 from protocols.cid import cid_of, is_cid
 from protocols.codec import Message, encode
 from protocols.envelope import Sign, Verify, domain, seal
@@ -34,7 +35,7 @@ from protocols.validation import ENVELOPE_ROWS, Row, Sealed, Verdict, first_row
 
 USE = "announcement"
 PAYLOAD_TYPE = b"/synapse/announcement"
-KINDS = ("shard", "adapter", "kernel", "proposal")
+KINDS = ("shard", "adapter", "kernel", "upgrade", "proposal")
 
 MAX_ANNOUNCEMENT = 16 << 10
 """Bytes of the largest envelope: MAX_RUNS runs of a 32-bit start and count take 8 KiB."""
@@ -127,6 +128,21 @@ class KernelBody(Message, frozen=True):
         return self.kernel
 
 
+class UpgradeBody(Message, frozen=True):
+    """An UpgradeManifest, of which slot, and the size of its module and source in bytes."""
+
+    upgrade: CidBytes
+    slot: SlotName
+    size: Size
+
+    def __post_init__(self) -> None:
+        _check_links(self.upgrade)
+
+    @property
+    def subject(self) -> bytes:
+        return self.upgrade
+
+
 class ProposalBody(Message, frozen=True):
     """A proposal's manifest and its title."""
 
@@ -142,7 +158,7 @@ class ProposalBody(Message, frozen=True):
         return self.proposal
 
 
-Body = ShardBody | AdapterBody | KernelBody | ProposalBody
+Body = ShardBody | AdapterBody | KernelBody | UpgradeBody | ProposalBody
 
 
 def _check_links(*cids: bytes) -> None:
@@ -172,22 +188,33 @@ class KernelAnnouncement(_Statement, frozen=True, tag="kernel"):
     body: KernelBody
 
 
+class UpgradeAnnouncement(_Statement, frozen=True, tag="upgrade"):
+    body: UpgradeBody
+
+
 class ProposalAnnouncement(_Statement, frozen=True, tag="proposal"):
     body: ProposalBody
 
 
-Announcement = ShardAnnouncement | AdapterAnnouncement | KernelAnnouncement | ProposalAnnouncement
+Announcement = (
+    ShardAnnouncement
+    | AdapterAnnouncement
+    | KernelAnnouncement
+    | UpgradeAnnouncement
+    | ProposalAnnouncement
+)
 
 _BY_BODY: dict[type[Body], type[Announcement]] = {
     ShardBody: ShardAnnouncement,
     AdapterBody: AdapterAnnouncement,
     KernelBody: KernelAnnouncement,
+    UpgradeBody: UpgradeAnnouncement,
     ProposalBody: ProposalAnnouncement,
 }
 
 
 def kind_of(announcement: Announcement) -> str:
-    """ "shard", "adapter", "kernel" or "proposal"."""
+    """One of KINDS."""
     return str(announcement.__struct_config__.tag)
 
 

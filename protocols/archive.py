@@ -167,7 +167,10 @@ class ArchiveReader:
 
     def _begin(self) -> None:
         if not MAGIC.startswith(bytes(self._buffer[: len(MAGIC)])):
-            raise BrokenArchiveError("not an exported ledger, or of another version")
+            raise BrokenArchiveError(
+                "not an exported ledger, or of another version",
+                remedy="`ledger export` writes one; what `ledger proof` wrote is given by --proof",
+            )
         if len(self._buffer) >= len(MAGIC):
             del self._buffer[: len(MAGIC)]
             self._began = True
@@ -229,7 +232,10 @@ class ArchiveReader:
     def _take_genesis(self, header: _Header, payload: bytes) -> None:
         if self._known_genesis is not None and payload != self._known_genesis:
             raise WrongGenesisError(
-                "the exported ledger begins with another genesis entry than the one given"
+                f"the exported ledger begins with the genesis {header.genesis.hex()}, which is "
+                "another than the one that is to be believed",
+                remedy="`synapsectl genesis show` has the hash of this machine's own; --genesis "
+                "FILE names another",
             )
         ledger = LedgerState.from_genesis(header.network, payload)
         if ledger.head.hash != header.genesis:
@@ -254,7 +260,7 @@ class ArchiveReader:
         assert council is not None
         if certificate.said.head != ledger.head:
             raise ProofError("a certificate of another entry than the one before it")
-        check_ratified(ledger.network, council, certificate, self._verify)
+        check_ratified(ledger.realm, council, certificate, self._verify)
         self._proven = self._entries
         self._certificates += 1
         if self.history is not None:

@@ -3,7 +3,7 @@
     parameter    sets parameters of the network, all or none
     human-key    lets a person's key approve what is risky, or no longer
     adoption     has daemons adopt a manifest: an adapter, a model, ...
-    upgrade      replaces a component of the daemon
+    upgrade      replaces a component of the daemon (a slot) by a WebAssembly module
 
 Only the form is checked here. Whether a change is possible, and how risky it is, the ledger
 says (ledger_changes.py).
@@ -23,6 +23,15 @@ MAX_SETTINGS = 16
 """Parameters that one proposal sets: a class of risk has eight."""
 MAX_TEXT = 2048
 """Characters of an upgrade's risks or benefits."""
+MAX_MODULE = 1 << 20
+"""Bytes of a module: policies take some kilobytes, and one of 1 MiB compiles for 1.3 s."""
+MAX_FUEL = 1 << 34
+"""Of one call, about as many instructions: some ten seconds, far above every deadline."""
+MAX_FUEL_PER_ROW = 1 << 24
+MAX_PAGES = 1024
+"""Of 64 KiB that a module's memory may have: eight times the largest block of a call."""
+NATIVE = bytes(32)
+"""Stands for a module's hash where the daemon's own reference is in force: no bytes hash to it."""
 
 Value = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 _WORD = r"[a-z][a-z0-9_]*"
@@ -30,6 +39,9 @@ ParameterName = Annotated[str, msgspec.Meta(max_length=64, pattern=rf"^{_WORD}(\
 ShortName = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Cid = Annotated[bytes, msgspec.Meta(min_length=CID_LENGTH, max_length=CID_LENGTH)]
+Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+SlotName = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z][a-z0-9._-]*\Z")]
+VersionNumber = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 Key = Annotated[bytes, msgspec.Meta(min_length=PUBLIC_KEY_LENGTH, max_length=PUBLIC_KEY_LENGTH)]
 
 _LINES = {ord("\n"): None, ord("\t"): None}
@@ -83,24 +95,69 @@ class AdoptionChange(Message, frozen=True, tag_field="kind", tag="adoption"):
             raise BadChangeError("an adoption names something that is not a content id")
 
 
-class UpgradeChange(Message, frozen=True, tag_field="kind", tag="upgrade"):
-    """A component's new version: the manifest of its code, and what its author expects.
+class CallLimits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What one call of a module may take: `fuel` + `fuel_per_row` for each row of all tables."""
 
-    It is voted on, and its outcome recorded. Nothing puts it in force by itself.
+    fuel: Annotated[int, msgspec.Meta(ge=0, le=MAX_FUEL)]
+    fuel_per_row: Annotated[int, msgspec.Meta(ge=0, le=MAX_FUEL_PER_ROW)]
+    memory_pages: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAGES)]
+    """Of 64 KiB."""
+
+    def fuel_of(self, rows: int) -> int:
+        """For a batch of so many rows in all."""
+        return self.fuel + self.fuel_per_row * rows
+
+
+NO_LIMITS = CallLimits(0, 0, 0)
+"""Of the native reference, which is not called through a jail."""
+
+
+class UpgradeChange(Message, frozen=True, tag_field="kind", tag="upgrade"):
+    """A slot's next version: which bytes it is, after which, until when, and what its author
+    expects. Everything that a daemon must know before it runs them is here, under the vote: what
+    the manifest adds is where to find the bytes and their source.
+
+    `module`, `source` and `previous` are sha256 of plain bytes. Where `module` is NATIVE the slot
+    goes back to the daemon's own reference: there are no bytes, no source and no manifest then.
     """
 
-    component: Annotated[str, msgspec.Meta(max_length=128, pattern=r"^[a-z][a-z0-9._-]*\Z")]
-    version: ShortName
-    manifest: Cid
+    slot: SlotName
+    version: VersionNumber
+    """The highest number that the slot ever had, and one more."""
+    abi: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+    module: Hash
+    size: Annotated[int, msgspec.Meta(ge=0, le=MAX_MODULE)]
+    limits: CallLimits
+    source: Hash
+    previous: Hash
+    """The module that is in force before."""
+    expires: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+    """The ledger's time (ms) from which its rollout can no longer begin."""
+    manifest: Annotated[bytes, msgspec.Meta(max_length=CID_LENGTH)]
     risks: Text
     benefits: Text
 
     def __post_init__(self) -> None:
-        if not is_cid(self.manifest):
-            raise BadChangeError("an upgrade names something that is not a content id")
-        for text in (self.version, self.risks.translate(_LINES), self.benefits.translate(_LINES)):
+        for text in (self.risks.translate(_LINES), self.benefits.translate(_LINES)):
             if not _PRINTABLE.fullmatch(text):
-                raise BadChangeError("an upgrade's version, risks or benefits hold controls")
+                raise BadChangeError("an upgrade's risks or benefits hold control characters")
+        if self.module == self.previous:
+            raise BadChangeError("an upgrade to the module that it replaces")
+        if self.native:
+            if self.size or self.manifest or self.source != NATIVE or self.limits != NO_LIMITS:
+                raise BadChangeError(
+                    "the native reference has no bytes, source, manifest or limits"
+                )
+            return
+        if not self.size or not self.limits.fuel or not self.limits.memory_pages:
+            raise BadChangeError("an upgrade without bytes, fuel or memory")
+        if self.source == NATIVE or not is_cid(self.manifest):
+            raise BadChangeError("an upgrade without a source or a manifest's content id")
+
+    @property
+    def native(self) -> bool:
+        """Whether it is the way back to the daemon's own reference."""
+        return self.module == NATIVE
 
 
 Change = ParameterChange | HumanKeyChange | AdoptionChange | UpgradeChange
@@ -108,4 +165,5 @@ Change = ParameterChange | HumanKeyChange | AdoptionChange | UpgradeChange
 
 def touched(change: Change | None) -> tuple[bytes, ...]:
     """The manifests that a change acts on, beside those that the proposal links to."""
-    return (change.manifest,) if isinstance(change, AdoptionChange | UpgradeChange) else ()
+    named = change.manifest if isinstance(change, AdoptionChange | UpgradeChange) else b""
+    return (named,) if named else ()

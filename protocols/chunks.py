@@ -118,6 +118,10 @@ class ChunkMap:
             self.chunks += cut(file, layout)
             self._lows.append([chunk.lo for chunk in self.chunks[self._first[file] :]])
 
+    def of_file(self, file: int) -> range:
+        """The numbers of a file's chunks."""
+        return range(self._first[file], self._first[file] + len(self._lows[file]))
+
     def of_leaf(self, file: int, leaf: int) -> int:
         """The number of the chunk that has `leaf` of `file`."""
         return self._first[file] + bisect_right(self._lows[file], leaf) - 1

@@ -1,6 +1,6 @@
 """The council's words: seats, what members sign, certificates, and proofs of guilt.
 
-A signature is over (network, kind, epoch, term, index, chain hash); signatures count together
+A signature is over (realm, kind, epoch, term, index, chain hash); signatures count together
 only over the identical tuple. A quorum is more than two thirds of the seats, however much
 reputation each holds: who is elected has one voice. Source of the rules: docs/council.md.
 
@@ -14,15 +14,16 @@ import hashlib
 import itertools
 import struct
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Annotated, NamedTuple
 
 import msgspec
 
 from protocols.chain import BrokenPathError, Hash, Head, Header, Index, ancestor
-from protocols.envelope import SIGNATURE_LENGTH, Verify, domain
+from protocols.envelope import SIGNATURE_LENGTH, Verify
 from protocols.errors import SignatureError
 from protocols.peerid import PEER_ID_LENGTH, PUBLIC_KEY_LENGTH
+from protocols.realm import Realm, realm_domain
 
 MAX_SEATS = 64
 """A certificate of 43 signatures is 3 KB; each member hears from each other for every batch."""
@@ -122,7 +123,7 @@ class Council(msgspec.Struct, frozen=True, dict=True):
 
 
 class Statement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What an ack or a certificate-ack signs, beside the network."""
+    """What an ack or a certificate-ack signs, beside the realm."""
 
     kind: Kind
     epoch: Index
@@ -154,16 +155,11 @@ class TimeOut(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
         return (self.high_term, self.index)
 
 
-@lru_cache(maxsize=64)
-def _domain(network: str) -> bytes:
-    return domain(network, "council")
-
-
 _STATEMENT = struct.Struct(">BQQQ32s")
 _TIME_OUT = struct.Struct(">BQQQ32sQ")
 
 
-def signed_bytes(network: str, said: Statement | TimeOut) -> bytes:
+def signed_bytes(realm: Realm, said: Statement | TimeOut) -> bytes:
     """The message that a seat's key signs. No two different tuples have the same."""
     if isinstance(said, Statement):
         packed = _STATEMENT.pack(said.kind, said.epoch, said.term, said.index, said.hash)
@@ -171,7 +167,7 @@ def signed_bytes(network: str, said: Statement | TimeOut) -> bytes:
         packed = _TIME_OUT.pack(
             Kind.TIME_OUT, said.epoch, said.term, said.index, said.hash, said.high_term
         )
-    return _domain(network) + packed
+    return realm_domain(realm, "council") + packed
 
 
 class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -203,7 +199,7 @@ def start_certificate(council: Council) -> Certificate:
 
 
 def check_certificate(
-    network: str, council: Council, certificate: Certificate, verify: Verify
+    realm: Realm, council: Council, certificate: Certificate, verify: Verify
 ) -> None:
     """Raise BadCertificateError unless a quorum of `council` signed what it says."""
     said = certificate.said
@@ -225,7 +221,7 @@ def check_certificate(
             f"a certificate of {len(seats)} seats where {council.quorum} of "
             f"{len(council.seats)} are a quorum"
         )
-    message = signed_bytes(network, said)
+    message = signed_bytes(realm, said)
     for number, signature in zip(seats, signatures, strict=True):
         if not verify(council.seats[number].key, message, signature):
             raise BadCertificateError(f"seat {number}'s signature in a certificate is not its own")
@@ -249,7 +245,7 @@ class Opening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """By rising seat; none for term 1 (rule 3)."""
 
 
-def check_opening(network: str, council: Council, opening: Opening, verify: Verify) -> None:
+def check_opening(realm: Realm, council: Council, opening: Opening, verify: Verify) -> None:
     """Raise BadCertificateError unless the term may begin at the opening's certificate.
 
     The certificate itself is checked by `check_certificate`.
@@ -274,7 +270,7 @@ def check_opening(network: str, council: Council, opening: Opening, verify: Veri
         if said.rank > opening.certificate.rank:
             raise BadCertificateError(f"seat {each.seat} names a higher certificate")
         key = council.seats[each.seat].key
-        if not verify(key, signed_bytes(network, said), each.signature):
+        if not verify(key, signed_bytes(realm, said), each.signature):
             raise BadCertificateError(f"seat {each.seat}'s time-out is not signed by it")
 
 
@@ -317,14 +313,14 @@ class Retreat(
 Guilt = Fork | Retreat
 
 
-def check_guilt(network: str, council: Council, guilt: Guilt, verify: Verify) -> Seat:
+def check_guilt(realm: Realm, council: Council, guilt: Guilt, verify: Verify) -> Seat:
     """The seat whose holder is proven to have lied. Raises BadGuiltError, WrongEpochError."""
     if guilt.epoch != council.epoch:
         raise WrongEpochError(f"guilt of epoch {guilt.epoch}, not {council.epoch}")
     if guilt.seat >= len(council.seats):
         raise BadGuiltError(f"there is no seat {guilt.seat}")
     if isinstance(guilt, Fork):
-        _check_fork(network, guilt)
+        _check_fork(realm, guilt)
         signed: Sequence[tuple[Statement | TimeOut, bytes]] = (
             (guilt.lower, guilt.lower_signature),
             (guilt.upper, guilt.upper_signature),
@@ -337,19 +333,19 @@ def check_guilt(network: str, council: Council, guilt: Guilt, verify: Verify) ->
         )
     seat = council.seats[guilt.seat]
     for said, signature in signed:
-        if not verify(seat.key, signed_bytes(network, said), signature):
+        if not verify(seat.key, signed_bytes(realm, said), signature):
             raise BadGuiltError("a signature in the proof is not the accused's")
     return seat
 
 
-def _check_fork(network: str, guilt: Fork) -> None:
+def _check_fork(realm: Realm, guilt: Fork) -> None:
     lower, upper = guilt.lower, guilt.upper
     if (lower.kind, lower.epoch, lower.term) != (upper.kind, upper.epoch, upper.term):
         raise BadGuiltError("two statements of different kinds or terms do not contradict")
     if lower.kind not in (Kind.ACK, Kind.CERTIFICATE_ACK) or lower.index > upper.index:
         raise BadGuiltError("not two acks, the lower one first")
     try:
-        found = ancestor(network, upper.head, guilt.headers, lower.index)
+        found = ancestor(realm.network, upper.head, guilt.headers, lower.index)
     except BrokenPathError as error:
         raise BadGuiltError(f"the headers between prove nothing: {error}") from error
     if found == lower.hash:

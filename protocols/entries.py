@@ -9,9 +9,10 @@
       reveal        a member's secret behind its commitment: part of the next beacon
       latency       round trips that a member measured
       guilt         the proof that a member lied
+      report        what a daemon measured of an upgrade in one stage of its rollout
     votes                               many voters' signed votes
     approval                            a named human key's detached signature
-    tick, outcome, parameter, human-key, credit, reputation, epoch, checkpoint
+    tick, outcome, parameter, human-key, stage, credit, reputation, epoch, checkpoint
                                         written by the leader, and valid only if they are what
                                         the ledger before them says
 
@@ -26,7 +27,7 @@ import libipld
 import msgspec
 
 from protocols.chain import Hash, Index
-from protocols.changes import MAX_SETTINGS, Setting, ShortName
+from protocols.changes import MAX_SETTINGS, Setting, ShortName, SlotName, VersionNumber
 from protocols.codec import Message, decode_plain, encode
 from protocols.council import MAX_SEATS, Guilt, PeerId, PublicKey, Seat, Signature
 from protocols.errors import LimitError, MalformedError
@@ -67,6 +68,12 @@ NO, YES, ABSTAIN = 0, 1, 2
 CHOICES = ("no", "yes", "abstain")
 Choice = Annotated[int, msgspec.Meta(ge=NO, le=ABSTAIN)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
+Claim = Literal["fetchable", "sound"]
+Permille = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+MAX_GAIN = 1_000_000_000
+"""Millionths, either way: a thousand times as good, or as bad."""
+Gain = Annotated[int, msgspec.Meta(ge=-MAX_GAIN, le=MAX_GAIN)]
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -126,11 +133,14 @@ class Proposal(Message, frozen=True, tag_field="kind", tag="proposal"):
 
 
 class Verdict(Message, frozen=True, tag_field="kind", tag="verdict"):
-    """A member's finding: whether the manifests that a proposal is about, with their files,
-    could be fetched and are of the kinds that it states."""
+    """A member's finding about what a proposal names.
+
+    fetchable  the manifests, with their files, could be fetched and are of the kinds it states
+    sound      so could an upgrade's, and its module passed this member's own check
+    """
 
     proposal: CidBytes
-    claim: Literal["fetchable"]
+    claim: Claim
     holds: bool
 
 
@@ -176,7 +186,39 @@ class GuiltProof(Message, frozen=True, tag_field="kind", tag="guilt"):
     proof: Guilt
 
 
-Body = Note | Proposal | Verdict | Candidacy | Reveal | Latency | GuiltProof
+class Report(Message, frozen=True, tag_field="kind", tag="report"):
+    """What its author found out about an upgrade in one stage of its rollout.
+
+    ready     shadow: the module is here, is compiled, and answers beside the incumbent
+    measured  in the stage's cohort: `gain` over `pairs` of operations
+    failed    it does not run here
+    refused   its owner does not want it
+    """
+
+    proposal: CidBytes
+    stage: Permille
+    status: Literal["ready", "measured", "failed", "refused"]
+    pairs: Count
+    """Operations with the candidate that have one with the incumbent beside them."""
+    gain: Gain
+    """Of the slot's goal, in millionths of the incumbent's; positive is better."""
+    calls: Count
+    """Of the candidate, shadow included."""
+    traps: Count
+    """... of which ended without an answer,"""
+    disagreements: Count
+    """... and of which answered otherwise than the incumbent."""
+    fuel: Count
+    """Of all that both did, in thousandths of the incumbent's; 0 where that is unknown."""
+
+    def __post_init__(self) -> None:
+        if max(self.traps, self.disagreements) > self.calls:
+            raise MalformedError("a report of more traps or disagreements than calls")
+        if self.status == ("ready" if self.stage else "measured"):
+            raise MalformedError("a daemon is ready in shadow, and measures in later stages")
+
+
+Body = Note | Proposal | Verdict | Candidacy | Reveal | Latency | GuiltProof | Report
 
 
 class Submission(Message, frozen=True, tag_field="kind", tag="submission"):
@@ -251,8 +293,17 @@ class Tick(Message, frozen=True, tag_field="kind", tag="tick"):
 
 
 Reason = Literal[
-    "accepted", "no-quorum", "rejected", "tie", "not-fetchable", "not-approved", "impossible"
+    "accepted",
+    "no-quorum",
+    "rejected",
+    "tie",
+    "not-fetchable",
+    "unsound",
+    "not-approved",
+    "impossible",
 ]
+StageEvent = Literal["open", "settle", "rollback", "lapse"]
+StageReason = Literal["accepted", "expired", "ready", "no-worse", "worse", "failing", "undecided"]
 
 
 class Outcome(Message, frozen=True, tag_field="kind", tag="outcome"):
@@ -286,6 +337,30 @@ class HumanKeyEntry(Message, frozen=True, tag_field="kind", tag="human-key"):
     action: Literal["add", "remove"]
     name: ShortName
     key: PublicKey
+
+
+class StageEntry(Message, frozen=True, tag_field="kind", tag="stage"):
+    """A step of an accepted upgrade's rollout: from this index on a part of all daemons run it.
+
+    open      at `permille`: 0 is shadow, where it answers nothing
+    settle    the version is in force everywhere
+    rollback  the module before is in force again, as `version`: numbers only rise
+    lapse     it expired before its rollout began, and changes nothing
+    """
+
+    slot: SlotName
+    version: VersionNumber
+    proposal: CidBytes
+    permille: Permille
+    event: StageEvent
+    reason: StageReason
+    low: Gain
+    """The interval of the gain in the stage before (rollout.py); 0 and 0 where there is none."""
+    high: Gain
+    reports: Count
+    """That counted in the stage before,"""
+    traps: Count
+    """... and those of them that tell of traps or failure."""
 
 
 Contribution = Literal["training", "dataset", "migration", "validation", "detection"]
@@ -340,6 +415,7 @@ System = (
     | Outcome
     | ParameterEntry
     | HumanKeyEntry
+    | StageEntry
     | CreditEntry
     | ReputationEntry
     | EpochEntry
@@ -365,6 +441,7 @@ _ENTRIES = _GENESIS | _by_tag(
     Outcome,
     ParameterEntry,
     HumanKeyEntry,
+    StageEntry,
     CreditEntry,
     ReputationEntry,
     EpochEntry,

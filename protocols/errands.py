@@ -50,10 +50,11 @@ class SeatKey(msgspec.Struct, frozen=True):
     sign: Sign
     secret: bytes
 
-    def beacon_secret(self, epoch: int) -> bytes:
-        """What this seat commits to for an epoch's beacon: one secret does for all epochs."""
+    def beacon_secret(self, genesis: bytes, epoch: int) -> bytes:
+        """What this seat commits to for an epoch's beacon: one secret does for all epochs, and what
+        it reveals in one ledger says nothing about another."""
         return hashlib.sha256(
-            b"synapse beacon secret" + self.secret + epoch.to_bytes(8, "big")
+            b"synapse beacon secret" + self.secret + genesis + epoch.to_bytes(8, "big")
         ).digest()
 
 
@@ -102,12 +103,12 @@ class Errands:
         if not self._once("candidacy", (epoch, self.willing), now):
             return None
         return candidacy(
-            ledger.network,
+            ledger.realm,
             self._me,
             epoch,
             willing=self.willing,
             key=key.public_key,
-            secret=key.beacon_secret(epoch),
+            secret=key.beacon_secret(ledger.genesis, epoch),
             sign_seat=key.sign,
         )
 
@@ -115,7 +116,7 @@ class Errands:
         epoch = ledger.epoch + 1
         begins, ends = reveal_phase(ledger.epoch_started, ledger.params["council.epoch_ms"])
         stands = ledger.candidates.get(self._me)
-        secret = self._key.beacon_secret(epoch)
+        secret = self._key.beacon_secret(ledger.genesis, epoch)
         if stands is None or stands.commitment != commitment_to(secret):
             return None
         if not begins <= ledger.time < ends or seat in ledger.reveals:
@@ -143,7 +144,7 @@ class Errands:
                 del self.findings[cid]
             elif self._once("verdict", cid, now):
                 holds = self.findings[cid]
-                found.append(Verdict(proposal=cid, claim="fetchable", holds=holds))
+                found.append(Verdict(proposal=cid, claim=proposal.terms.claim, holds=holds))
         return found
 
     def questions(self, ledger: LedgerState) -> list[Examine]:

@@ -138,13 +138,13 @@ class Follower:
         "_genesis",
         "_heads",
         "_installer",
-        "_network",
         "_no_snapshot",
         "_patient_until",
         "_pruned_since",
         "_pruner",
         "_ranges",
         "_read",
+        "_realm",
         "_server",
         "_verify",
         "chain",
@@ -172,14 +172,14 @@ class Follower:
         self.settings = settings or Settings()
         self.seated = False
         """Whether our own seat ratifies, too: then we wait for it a moment (`patience`)."""
-        self._network = network
         self._verify = verify
         self._read = read or Nothing()
         state = ledger if ledger is not None else LedgerState.from_genesis(network, genesis)
         self._genesis = state.head.hash
+        self._realm = state.realm
         log = log if log is not None else MemoryLog(None if read is None else read.get)
         log.begin(state.spine)
-        self.chain = RatifiedChain(network, state, log, verify, fold)
+        self.chain = RatifiedChain(state, log, verify, fold)
         self.chain.keep_snapshots = self.settings.keep_snapshots
         self._server = Server(self.chain)
         self._fetcher = Fetcher(me, self.settings.timeout, self.settings.in_flight)
@@ -329,7 +329,7 @@ class Follower:
             effects.append(Save(TABLE, GENESIS_KEY, guarded(TABLE, GENESIS_KEY, self._genesis)))
         saved = Saved(self._read)
         self.chain.points = saved.kept
-        found = installable_on_disk(saved, self._network, self.chain.ledger, self._verify)
+        found = installable_on_disk(saved, self.chain.ledger, self._verify)
         if found is not None:  # only what came since is folded again
             first = found.checkpoint.header.index
             base = 1 if self._pruner.base == 1 and self._read.get(entry_key(1)) else first
@@ -436,9 +436,7 @@ class Follower:
     def _ask_snapshot(self, now: float) -> Effects | None:
         history = self.chain.history
         if self._installer is None:
-            self._installer = Installer(
-                self._network, self._genesis, self._verify, history.ended, history.council
-            )
+            self._installer = Installer(self._realm, self._verify, history.ended, history.council)
         asked = self._installer.ask(self._fetcher, self._ranges.start, now)
         if asked is None:
             self._installer, self._no_snapshot = None, True
@@ -513,17 +511,17 @@ class Follower:
         return []
 
     def _hear_proof(self, asked: Prove, said: Proven, raw: bytes) -> Effects:
-        digest = chain_hash(self._network, said.header)
+        digest = chain_hash(self._realm.network, said.header)
         if said.header.index != asked.index or said.header.payload != payload_hash(raw):
             raise MalformedError("a proof of another entry than was asked for")
-        if proven_hash(self._network, said.proof, asked.index) != digest:
+        if proven_hash(self._realm.network, said.proof, asked.index) != digest:
             raise ProofError("a proof that does not lead to its entry")
         if asked.index not in self._damaged:
             return self.chain.contradicted(said.proof, Head(asked.index, digest))
         council = self.chain.history.council_of(said.proof.certificate.said.epoch)
         if council is None or said.header.epoch != council.epoch:
             raise ProofError("a proof of an epoch that is not the entry's")
-        check_ratified(self._network, council, said.proof.certificate, self._verify)
+        check_ratified(self._realm, council, said.proof.certificate, self._verify)
         self._damaged.discard(asked.index)
         return [Save(TABLE, entry_key(asked.index), entry_record(asked.index, digest, raw))]
 

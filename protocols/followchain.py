@@ -102,9 +102,7 @@ def _checked_before(public_key: bytes, message: bytes, signature: bytes) -> bool
 class RatifiedChain:
     """The ledger's state, its history, and the range that is being folded."""
 
-    def __init__(
-        self, network: str, ledger: LedgerState, log: EntryLog, verify: Verify, fold: Fold
-    ) -> None:
+    def __init__(self, ledger: LedgerState, log: EntryLog, verify: Verify, fold: Fold) -> None:
         self.ledger = ledger
         self.history = History(log, ledger.council, ledger.genesis)
         self.halted: SynapseError | None = None
@@ -115,7 +113,7 @@ class RatifiedChain:
         """The newest state that others may ask for."""
         self.previous_checkpoint: int | None = None
         """The index of the checkpoint before the newest."""
-        self._network = network
+        self._realm = ledger.realm
         self._log = log
         self._verify = verify
         self._fold = fold
@@ -139,7 +137,7 @@ class RatifiedChain:
     def check(self, certificate: Certificate) -> None:
         """Raise BadCertificateError unless our epoch's council ratified what it says."""
         if certificate != self._known:
-            check_ratified(self._network, self.history.council, certificate, self._verify)
+            check_ratified(self._realm, self.history.council, certificate, self._verify)
             self._known = certificate
 
     def prove(self, payloads: Sequence[bytes], proof: Proof) -> None:
@@ -154,8 +152,8 @@ class RatifiedChain:
             )
         self.check(proof.certificate)
         for payload in payloads:
-            spine = spine.extended(self._network, spine.next_header(epoch, payload))
-        if proven_hash(self._network, proof, spine.head.index) != spine.head.hash:
+            spine = spine.extended(self._realm.network, spine.next_header(epoch, payload))
+        if proven_hash(self._realm.network, proof, spine.head.index) != spine.head.hash:
             raise MismatchedError(f"entries up to {spine.head.index} are not the ratified ones")
 
     # -- folding -------------------------------------------------------------------------------
@@ -291,7 +289,7 @@ class RatifiedChain:
         council = self.history.council_of(theirs.said.epoch)
         if council is None:
             raise NotHeldError(f"epoch {theirs.said.epoch} is not known here")
-        check_ratified(self._network, council, theirs, self._verify)
+        check_ratified(self._realm, council, theirs, self._verify)
         if theirs.said.epoch + PAST_COUNCILS < self.ledger.epoch:
             return self._old_keys(theirs.said.epoch, place)
         return self._fork(proof, place)

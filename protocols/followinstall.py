@@ -42,6 +42,7 @@ from protocols.proof import (
     check_ratified,
     proven_hash,
 )
+from protocols.realm import Realm
 
 
 class Installable(msgspec.Struct, frozen=True):
@@ -77,15 +78,13 @@ class Installer:
 
     def __init__(
         self,
-        network: str,
-        genesis: bytes,
+        realm: Realm,
         verify: Verify,
         ended: list[EndedEpoch],
         council: Council,
     ) -> None:
         """Go on from the epochs that are known: `council` is the newest."""
-        self._network = network
-        self._genesis = genesis
+        self._realm = realm
         self._verify = verify
         self._ended = list(ended)
         self._council = council
@@ -154,7 +153,7 @@ class Installer:
 
     def link(self, link: Link, payload: bytes) -> None:
         """The end of the newest epoch that is known. Raises MalformedError."""
-        head = check_link(self._network, self._council, link, payload, self._verify)
+        head = check_link(self._realm, self._council, link, payload, self._verify)
         following = following_council(head, payload)
         if following.epoch != self._council.epoch + 1:
             raise ProofError("the end of an epoch that leaves one out")
@@ -186,7 +185,7 @@ class Installer:
     def _installable(self, found: Checkpoint, proof: Proof) -> Installable:
         if hashlib.sha256(found.state).digest() != checkpoint_digest(found.payload):
             raise ProofError("a state that is not what the checkpoint says")
-        ledger = LedgerState.decode(found.state, self._genesis)
+        ledger = LedgerState.decode(found.state, self._realm.genesis)
         return Installable(ledger, self._ended[: found.header.epoch - 1], found, proof)
 
     def proven(self, found: Checkpoint, saved: Saved) -> Installable:
@@ -196,12 +195,12 @@ class Installer:
         council = self._council_of(epoch)
         if point is None or point.proof.certificate.said.epoch != epoch or council is None:
             raise ProofError("there is no proof of it here")
-        check_ratified(self._network, council, point.proof.certificate, self._verify)
+        check_ratified(self._realm, council, point.proof.certificate, self._verify)
         state = self._installable(found, point.proof)
         spine = state.ledger.spine
         for payload in saved.run(index, point.index + 1):
-            spine = spine.extended(self._network, spine.next_header(epoch, payload))
-        shown = proven_hash(self._network, point.proof, point.index)
+            spine = spine.extended(self._realm.network, spine.next_header(epoch, payload))
+        shown = proven_hash(self._realm.network, point.proof, point.index)
         if spine.head != Head(point.index, shown):
             raise ProofError("it does not lead to what was ratified")
         return state
@@ -218,14 +217,12 @@ class Installer:
             raise ProofError(f"a checkpoint of epoch {header.epoch}, whose council nothing named")
         if header.payload != payload_hash(payload) or not is_checkpoint(payload):
             raise ProofError("a checkpoint that is not the entry beside it")
-        head = Head(header.index, chain_hash(self._network, header))
-        check_proof(self._network, council, said.proof, head, self._verify)
+        head = Head(header.index, chain_hash(self._realm.network, header))
+        check_proof(self._realm, council, said.proof, head, self._verify)
         self._checkpoint = (payload, said.proof)
 
 
-def installable_on_disk(
-    saved: Saved, network: str, ledger: LedgerState, verify: Verify
-) -> Installable | None:
+def installable_on_disk(saved: Saved, ledger: LedgerState, verify: Verify) -> Installable | None:
     """The newest state that the disk holds and can prove; `ledger` is that of the genesis.
 
     What is damaged on the way is told (`saved.damaged`).
@@ -233,7 +230,7 @@ def installable_on_disk(
     found = saved.checkpoint()
     if found is None:
         return None
-    installer = Installer(network, ledger.genesis, verify, [], ledger.council)
+    installer = Installer(ledger.realm, verify, [], ledger.council)
     try:
         for link, payload in saved.links():
             installer.link(link, payload)

@@ -87,12 +87,12 @@ def check_inclusion(data: bytes, network: str, genesis: bytes, verify: Verify) -
         raise MalformedError("a proof with more or fewer ends of epochs than entries for them")
     council = first.council
     for link, end in zip(said.links, ends, strict=True):
-        head = check_link(network, council, link, end, verify)
+        head = check_link(first.realm, council, link, end, verify)
         council = following_council(head, end)
     header = said.header
     if header.payload != payload_hash(payload) or header.epoch != council.epoch:
         raise ProofError("the header is not that of the entry beside it")
     head = Head(header.index, chain_hash(network, header))
-    check_proof(network, council, said.proof, head, verify)
+    check_proof(first.realm, council, said.proof, head, verify)
     certificate = said.proof.certificate
     return Included(header.index, head.hash, header.epoch, payload, certificate, council)

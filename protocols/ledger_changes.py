@@ -51,13 +51,13 @@ def _check_human_key(change: HumanKeyChange, humans: Mapping[str, bytes]) -> Non
 
 
 def _check_upgrade(change: UpgradeChange) -> Risk:
-    if protected(change.component):
+    if protected(change.slot):
         raise ProtectedError(
-            f"{change.component} is not among the components that a vote may replace: "
+            f"{change.slot} is not among the components that a vote may replace: "
             "consensus, identity, cryptography and the council never are",
             remedy=f"these are: {', '.join(sorted(REPLACEABLE))}; the rest comes with releases",
         )
-    return REPLACEABLE[change.component]
+    return REPLACEABLE[change.slot]
 
 
 def after(params: Mapping[str, int], change: Change) -> Mapping[str, int]:
@@ -99,5 +99,4 @@ def why(change: Change | None) -> str:
         return "human keys approve what is high or critical"
     if isinstance(change, AdoptionChange):
         return f"adopting a manifest of kind {change.what} is of class {ADOPTED[change.what].word}"
-    risk = REPLACEABLE[change.component]
-    return f"replacing the component {change.component} is of class {risk.word}"
+    return f"replacing {change.slot} is of class {REPLACEABLE[change.slot].word}"

@@ -17,9 +17,10 @@ from protocols.ledger_map import ForkMap
 from protocols.ledger_state import Closed, Execution, Origin, Reweighing, State, Stats
 from protocols.quota import Standing
 from protocols.reputation import Weights
+from protocols.rollout import SlotState
 from protocols.voting import OpenProposal, Terms
 
-FORMAT = 1
+FORMAT = 2
 MAX_STATE = 256 << 20
 """Bytes: some million identities."""
 
@@ -69,6 +70,7 @@ class _Image(Message, frozen=True):
     reveals: list[tuple[int, bytes]]
     measured: list[tuple[int, list[Measured]]]
     members: list[Member]
+    slots: list[SlotState]
     checkpoint: int
     stats: Stats
 
@@ -116,6 +118,7 @@ def _image(state: State) -> _Image:
         reveals=sorted(state.reveals.items()),
         measured=[(seat, list(report)) for seat, report in sorted(state.measured.items())],
         members=list(state.members),
+        slots=[slot for _, slot in sorted(state.slots.items())],
         checkpoint=state.checkpoint,
         stats=state.stats,
     )
@@ -169,6 +172,7 @@ def decode_state(data: bytes, state: State) -> None:
     state.reveals = dict(image.reveals)
     state.measured = {seat: tuple(report) for seat, report in image.measured}
     state.members = tuple(image.members)
+    state.slots = {each.slot: each for each in image.slots}
     state.checkpoint, state.stats = image.checkpoint, image.stats
     if encode_state(state) != data:
         raise MalformedEntryError("a saved state that contradicts itself")

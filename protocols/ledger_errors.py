@@ -14,6 +14,7 @@
      +- NoWeightError            a vote or candidacy without reputation
      +- BannedError              by somebody whom the ledger has found guilty
      +- NotAMemberError          what only the council's members may state
+     +- NotDrawnError            a report by somebody whose reports do not count in this stage
      +- NotAHumanKeyError        an approval by a key that the ledger does not name
      +- NotOpenError             about a proposal that is no longer open
      |   +- UnknownProposalError ... or that the ledger does not have
@@ -124,6 +125,13 @@ class NotAMemberError(InvalidEntryError, RefusedError):
     """What only members of the council may state."""
 
     code = "not-a-member"
+    permanent = False
+
+
+class NotDrawnError(InvalidEntryError, RefusedError):
+    """By somebody whose reports do not count in a rollout's present stage."""
+
+    code = "not-drawn"
     permanent = False
 
 

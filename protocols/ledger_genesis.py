@@ -78,7 +78,10 @@ def _rising(keys: Sequence[object], what: str) -> None:
 
 def _check(genesis: Genesis) -> None:
     if not _NETWORK.fullmatch(genesis.network):
-        raise GenesisError(f"{genesis.network[:80]!r} is not a network's name")
+        raise GenesisError(
+            f"{genesis.network[:80]!r} is not a network's name",
+            remedy="up to 63 lower-case letters, digits, dots and dashes, a letter or digit first",
+        )
     _rising([seat.identity for seat in genesis.seats], "the seats")
     _rising([grant.identity for grant in genesis.reputation], "the reputation grants")
     _rising([human.name for human in genesis.humans], "the human keys")
@@ -126,5 +129,6 @@ def begin(state: State, genesis: Genesis, payload: bytes) -> None:
     state.open, state.recent = {}, {}
     state.closed, state.standings = ForkMap(), ForkMap()
     state.candidates, state.reveals, state.measured = {}, {}, {}
+    state.slots = {}
     state.checkpoint = 0
     state.stats = Stats()

@@ -5,33 +5,28 @@
     approval     a person, over the proposal's CID
     seat         a seat key, over (identity, epoch, itself)
 
-Each message begins with the domain of the network and the use, and goes on in canonical
+Each message begins with the domain of the ledger (realm.py) and the use, and goes on in canonical
 DAG-CBOR, so that no signature made for one can be shown as another.
 """
 
 import hashlib
 from collections.abc import Iterable
-from functools import lru_cache
 
 import libipld
 import msgspec
 
 from protocols.codec import encode
 from protocols.entries import Approval, Ballot, Body, Candidacy, Poll, Submission, Vote, Votes
-from protocols.envelope import Sign, Verify, domain
+from protocols.envelope import Sign, Verify
 from protocols.errors import MalformedError
 from protocols.ledger_errors import BadSignatureError
 from protocols.peerid import public_key_of
+from protocols.realm import Realm, realm_domain
 
 
-@lru_cache(maxsize=256)
-def _domain(network: str, use: str) -> bytes:
-    return domain(network, use)
-
-
-def submission_message(network: str, unsigned: bytes) -> bytes:
+def submission_message(realm: Realm, unsigned: bytes) -> bytes:
     """What a submission's author signs: `unsigned` is Decoded.signed."""
-    return _domain(network, "submission") + unsigned
+    return realm_domain(realm, "submission") + unsigned
 
 
 def submission_id(unsigned: bytes) -> bytes:
@@ -53,33 +48,33 @@ def work_subject(anchor: bytes, author: bytes, expires: int, body: Body) -> byte
 
 
 def submit(
-    network: str, author: bytes, body: Body, *, expires: int, sign: Sign, work: int = 0
+    realm: Realm, author: bytes, body: Body, *, expires: int, sign: Sign, work: int = 0
 ) -> bytes:
     """The bytes of a signed submission."""
-    signature = sign(submission_message(network, _unsigned(author, expires, body, work)))
+    signature = sign(submission_message(realm, _unsigned(author, expires, body, work)))
     return encode(
         Submission(author=author, expires=expires, body=body, work=work, signature=signature)
     )
 
 
-def check_submission(network: str, submission: Submission, unsigned: bytes, verify: Verify) -> None:
+def check_submission(realm: Realm, submission: Submission, unsigned: bytes, verify: Verify) -> None:
     """Raise BadSignatureError unless its author signed it."""
     try:
         key = public_key_of(submission.author)
     except MalformedError as error:
         raise BadSignatureError("a submission whose author is no Ed25519 key") from error
-    if not verify(key, submission_message(network, unsigned), submission.signature):
-        raise BadSignatureError("a submission's signature is not its author's, for this network")
+    if not verify(key, submission_message(realm, unsigned), submission.signature):
+        raise BadSignatureError("a submission's signature is not its author's, for this ledger")
 
 
-def vote_message(network: str, proposal: bytes, choice: int, epoch: int, number: int) -> bytes:
+def vote_message(realm: Realm, proposal: bytes, choice: int, epoch: int, number: int) -> bytes:
     """What a voter signs."""
     said: bytes = libipld.encode_dag_cbor([proposal, choice, epoch, number])
-    return _domain(network, "vote") + said
+    return realm_domain(realm, "vote") + said
 
 
 def cast(
-    network: str,
+    realm: Realm,
     voter: bytes,
     proposal: bytes,
     *,
@@ -89,7 +84,7 @@ def cast(
     sign: Sign,
 ) -> Vote:
     """A signed vote."""
-    signature = sign(vote_message(network, proposal, choice, epoch, number))
+    signature = sign(vote_message(realm, proposal, choice, epoch, number))
     return Vote(
         proposal=proposal,
         voter=voter,
@@ -114,23 +109,23 @@ def batch(votes: Iterable[Vote]) -> Votes:
     return Votes(polls=list(polls.values()))
 
 
-def approval_message(network: str, proposal: bytes) -> bytes:
+def approval_message(realm: Realm, proposal: bytes) -> bytes:
     """What a person signs to approve a proposal (its CID)."""
-    return _domain(network, "approval") + encode([proposal])
+    return realm_domain(realm, "approval") + encode([proposal])
 
 
-def approve(network: str, proposal: bytes, key: bytes, sign: Sign) -> Approval:
+def approve(realm: Realm, proposal: bytes, key: bytes, sign: Sign) -> Approval:
     """A person's approval; `key` is the public key of `sign`."""
-    return Approval(proposal=proposal, key=key, signature=sign(approval_message(network, proposal)))
+    return Approval(proposal=proposal, key=key, signature=sign(approval_message(realm, proposal)))
 
 
-def possession_message(network: str, identity: bytes, epoch: int, key: bytes) -> bytes:
+def possession_message(realm: Realm, identity: bytes, epoch: int, key: bytes) -> bytes:
     """What a seat key signs in the candidacy that names it."""
-    return _domain(network, "seat") + encode([identity, epoch, key])
+    return realm_domain(realm, "seat") + encode([identity, epoch, key])
 
 
 def candidacy(
-    network: str,
+    realm: Realm,
     identity: bytes,
     epoch: int,
     *,
@@ -144,7 +139,7 @@ def candidacy(
         epoch=epoch,
         willing=willing,
         key=key,
-        possession=sign_seat(possession_message(network, identity, epoch, key)),
+        possession=sign_seat(possession_message(realm, identity, epoch, key)),
         commitment=commitment_to(secret),
     )
 

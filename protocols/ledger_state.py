@@ -17,8 +17,10 @@ from protocols.entries import Grant, Measured, Member, Mint, Reason, Row
 from protocols.ledger_errors import NotOpenError, UnknownProposalError
 from protocols.ledger_map import ForkMap
 from protocols.quota import DAY_MS, NEWCOMER, Standing
+from protocols.realm import Realm
 from protocols.reputation import Weights
 from protocols.risk import Risk
+from protocols.rollout import SlotState, untouched
 from protocols.voting import OpenProposal
 
 MAX_LIFE_MS = 3600 * 1000
@@ -151,6 +153,7 @@ class State:
         "recent",
         "revalued",
         "reveals",
+        "slots",
         "spine",
         "standings",
         "stats",
@@ -198,6 +201,8 @@ class State:
     measured: Mapping[int, tuple[Measured, ...]]
     """Round trips by the seat that measured them."""
     members: tuple[Member, ...]
+    slots: Mapping[str, SlotState]
+    """By name, those that an upgrade ever touched."""
     checkpoint: int
     """Index of the last checkpoint entry; 0 for none."""
     stats: Stats
@@ -214,6 +219,11 @@ class State:
     def head(self) -> Head:
         """The newest entry."""
         return self.spine.head
+
+    @property
+    def realm(self) -> Realm:
+        """What signatures for this ledger name."""
+        return Realm(self.network, self.genesis)
 
     @property
     def epoch(self) -> int:
@@ -247,6 +257,10 @@ class State:
     def standing(self, author: bytes) -> Standing:
         """An author's counters."""
         return self.standings.get(author) or NEWCOMER
+
+    def slot(self, name: str) -> SlotState:
+        """A slot's versions and its rollout; the reference where nothing ever touched it."""
+        return self.slots.get(name) or untouched(name)
 
     def council_of(self, epoch: int) -> Council | None:
         """The council of this epoch or one of the last."""

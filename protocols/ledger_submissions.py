@@ -9,6 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Callable
 
+from protocols.changes import UpgradeChange
 from protocols.cid import cid_of
 from protocols.codec import encode
 from protocols.council import PeerId, check_guilt
@@ -21,6 +22,7 @@ from protocols.entries import (
     Mint,
     Note,
     Proposal,
+    Report,
     Reveal,
     Submission,
     Verdict,
@@ -61,6 +63,7 @@ from protocols.ledger_state import (
     WINDOW_MS,
     State,
 )
+from protocols.ledger_upgrades import check_proposed, check_report, fold_report
 from protocols.manifest import ProposalManifest, check_text, decode_manifest
 from protocols.quota import NEWCOMER, distrusted, left, limit, spent
 from protocols.reputation import CREDITS, earned
@@ -89,7 +92,7 @@ def check(state: State, said: Submission, unsigned: bytes, verify: Verify) -> by
     if type(body) in _COUNTED:
         _check_quota(state, said)
     _CHECKS[type(body)](state, said, verify)
-    check_submission(state.network, said, unsigned, verify)
+    check_submission(state.realm, said, unsigned, verify)
     return name
 
 
@@ -127,7 +130,7 @@ def _check_quota(state: State, said: Submission) -> None:
         return
     for anchor in reversed(state.anchors):
         subject = work_subject(anchor, said.author, said.expires, said.body)
-        if proves(state.network, subject, said.work, bits):
+        if proves(state.realm, subject, said.work, bits):
             return
     raise WorkNeededError(
         f"a newcomer's submission needs a proof of work of {bits} bits, made within this hour",
@@ -168,6 +171,8 @@ def _check_proposal(state: State, said: Submission, _: Verify) -> None:
         raise BadSignatureError("the proposal's author is not who submits it")
     _check_room(state, said.author)
     check_change(manifest.change, state.params, state.humans)
+    if isinstance(manifest.change, UpgradeChange):
+        check_proposed(state, manifest.change)
 
 
 def _check_room(state: State, author: PeerId) -> None:
@@ -225,6 +230,8 @@ def _check_verdict(state: State, said: Submission, _: Verify) -> None:
         raise NotOpenError("the time for verdicts is over")
     if not proposal.terms.verdicts:
         raise NotOpenError("the proposal names nothing that a verdict could be about")
+    if body.claim != proposal.terms.claim:
+        raise NotOpenError(f"a verdict on this proposal says whether it is {proposal.terms.claim}")
     if state.council.seat_of(said.author) is None:
         raise NotAMemberError("a verdict of somebody who has no seat in the council")
     if said.author in proposal.verdicts:
@@ -239,6 +246,10 @@ def _fold_verdict(state: State, said: Submission, _: int) -> None:
 
 
 # -- elections ---------------------------------------------------------------------------------
+
+
+def _check_report(state: State, said: Submission, _: Verify) -> None:
+    check_report(state, said)
 
 
 def _check_candidacy(state: State, said: Submission, verify: Verify) -> None:
@@ -263,7 +274,7 @@ def _check_candidacy(state: State, said: Submission, verify: Verify) -> None:
     for identity, candidate in state.candidates.items():
         if candidate.key == body.key and identity != said.author:
             raise ReplayedError("the seat key is another candidate's")
-    message = possession_message(state.network, said.author, body.epoch, body.key)
+    message = possession_message(state.realm, said.author, body.epoch, body.key)
     if not verify(body.key, message, body.possession):
         raise BadSignatureError("the seat key did not sign the candidacy that names it")
 
@@ -344,7 +355,7 @@ def _check_guilt(state: State, said: Submission, verify: Verify) -> None:
     if council is None:
         raise ExpiredError(f"a proof of guilt in epoch {proof.epoch}, which is not remembered")
     try:
-        seat = check_guilt(state.network, council, proof, verify)
+        seat = check_guilt(state.realm, council, proof, verify)
     except SignatureError as error:
         raise UnprovenError(f"a proof of guilt that proves nothing: {error.message}") from error
     if seat.identity in state.banned:
@@ -379,6 +390,7 @@ _CHECKS: dict[type, Callable[[State, Submission, Verify], None]] = {
     Reveal: _check_reveal,
     Latency: _check_latency,
     GuiltProof: _check_guilt,
+    Report: _check_report,
 }
 _FOLDS: dict[type, Callable[[State, Submission, int], None]] = {
     Proposal: _fold_proposal,
@@ -387,4 +399,5 @@ _FOLDS: dict[type, Callable[[State, Submission, int], None]] = {
     Reveal: _fold_reveal,
     Latency: _fold_latency,
     GuiltProof: _fold_guilt,
+    Report: fold_report,
 }

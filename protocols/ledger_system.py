@@ -6,8 +6,9 @@ what the state yields when its time has come.
 
 from collections.abc import Callable, Iterator
 
+from protocols import ledger_upgrades as upgrades
 from protocols.chain import Head
-from protocols.changes import HumanKeyChange, ParameterChange
+from protocols.changes import HumanKeyChange, ParameterChange, UpgradeChange
 from protocols.council import Council, Seat
 from protocols.election import changed_seats, elect, median_class, next_beacon
 from protocols.entries import (
@@ -26,6 +27,7 @@ from protocols.entries import (
     Outcome,
     ParameterEntry,
     ReputationEntry,
+    StageEntry,
     System,
     Tick,
 )
@@ -70,7 +72,8 @@ def _all_due(state: State, digest: Digest) -> Iterator[System]:
         if (outcome := _outcome(state, cid, proposal)) is not None:
             yield outcome
     if state.executions and state.executions[0].due_at <= state.time:
-        yield _execution(state.executions[0])
+        yield _execution(state, state.executions[0])
+    yield from upgrades.due(state)
     if state.mints:
         yield CreditEntry(mints=state.mints[:MAX_MINTS])
     if state.revalued:
@@ -118,6 +121,8 @@ def fold(state: State, entry: System, index: int) -> None:
         _fold_outcome(state, entry, index)
     elif isinstance(entry, ParameterEntry | HumanKeyEntry):
         _fold_execution(state, entry, index)
+    elif isinstance(entry, StageEntry):
+        upgrades.fold_stage(state, entry, index)
     elif isinstance(entry, CreditEntry):
         _fold_credit(state, entry)
     elif isinstance(entry, ReputationEntry):
@@ -192,6 +197,8 @@ def _possible(state: State, cid: bytes, proposal: OpenProposal) -> bool:
     change = proposal.terms.change
     if change is None or not executable(change):
         return True
+    if isinstance(change, UpgradeChange):
+        return upgrades.possible(state, change)
     changes = (each.change for each in _scheduled(state, cid, proposal))
     return effective(change, state.params, state.humans) and fit_in_turn(state.params, changes)
 
@@ -250,8 +257,10 @@ def _reward_verdicts(state: State, cid: bytes, proposal: OpenProposal, accepted:
 # -- what is put in force ----------------------------------------------------------------------
 
 
-def _execution(execution: Execution) -> ParameterEntry | HumanKeyEntry:
+def _execution(state: State, execution: Execution) -> ParameterEntry | HumanKeyEntry | StageEntry:
     change, cid = execution.change, execution.proposal
+    if isinstance(change, UpgradeChange):
+        return upgrades.begins(state, execution)
     if isinstance(change, ParameterChange):
         return ParameterEntry(proposal=cid, settings=change.settings)
     assert isinstance(change, HumanKeyChange)

@@ -40,7 +40,7 @@ def check_votes(state: State, votes: Votes, verify_many: VerifyMany) -> None:
     for poll in polls:
         _check_poll(state, poll, signed)
     if not verify_many(signed):
-        raise BadSignatureError("a vote that is not its voter's, for this network")
+        raise BadSignatureError("a vote that is not its voter's, for this ledger")
 
 
 def check_vote(state: State, vote: Vote, verify: Verify) -> None:
@@ -49,7 +49,7 @@ def check_vote(state: State, vote: Vote, verify: Verify) -> None:
     signed: list[Signed] = []
     _check_poll(state, Poll(vote.proposal, vote.epoch, [ballot]), signed)
     if not verify(*signed[0]):
-        raise BadSignatureError("a vote that is not its voter's, for this network")
+        raise BadSignatureError("a vote that is not its voter's, for this ledger")
 
 
 def _voted_on(state: State, proposal: bytes, epoch: int) -> OpenProposal:
@@ -69,7 +69,7 @@ def _check_poll(state: State, poll: Poll, signed: list[Signed]) -> None:
     # beside its signatures.
     cid, epoch = poll.proposal, poll.epoch
     proposal = _voted_on(state, cid, epoch)
-    points, banned, network = proposal.weights.points, state.banned, state.network
+    points, banned, realm = proposal.weights.points, state.banned, state.realm
     most = state.params["vote.numbers"]
     messages: dict[tuple[int, int], bytes] = {}
     before = b""
@@ -89,7 +89,7 @@ def _check_poll(state: State, poll: Poll, signed: list[Signed]) -> None:
         said = (choice, number)
         message = messages.get(said)
         if message is None:
-            message = messages[said] = vote_message(network, cid, choice, epoch, number)
+            message = messages[said] = vote_message(realm, cid, choice, epoch, number)
         signed.append((public_key_of(voter), message, ballot.signature))
 
 
@@ -112,9 +112,9 @@ def check_approval(state: State, approval: Approval, verify: Verify) -> None:
         raise NotOpenError(f"a proposal of class {proposal.terms.risk.word} needs no approval")
     if approval.key in proposal.approvals:
         raise ReplayedError("a key's second approval of one proposal")
-    message = approval_message(state.network, approval.proposal)
+    message = approval_message(state.realm, approval.proposal)
     if not verify(approval.key, message, approval.signature):
-        raise BadSignatureError("an approval that the key did not sign, for this network")
+        raise BadSignatureError("an approval that the key did not sign, for this ledger")
 
 
 def fold_approval(state: State, approval: Approval, index: int) -> None:

@@ -4,6 +4,7 @@
     ExpertManifest   a named part of a model: some of its tensors; depends on the model
     AdapterManifest  a LoRA: one safetensors file, and the model that it fits
     KernelManifest   one implementation of one operation for one architecture, with its claims
+    UpgradeManifest  a slot's module, the source that it was built from, and with what
     ProposalManifest something to decide on, the manifests that it is about, and what it changes
 
 Rules of this file:
@@ -21,7 +22,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from protocols.changes import Change, touched
+from protocols.changes import MAX_MODULE, Change, SlotName, touched
 from protocols.cid import CID_LENGTH, cid_text, is_cid
 from protocols.codec import MAX_BLOCK, Message, decode, encode
 from protocols.errors import LimitError, MalformedError, NotCanonicalError, RefusedError
@@ -46,6 +47,10 @@ MAX_RANK = 1024
 MAX_ALPHA_MILLI = 1_000_000_000
 """LoRA alpha in thousandths (so up to 1e6): alphas in use are 1 to 512."""
 MAX_BENCHMARKS = 64
+MAX_SOURCE = 4 << 20
+"""Bytes of an upgrade's source: a hundred times a long policy, with room for what it is built
+with."""
+MAX_TOOLS = 16
 MAX_MILLI = 1 << 53
 """Integers that every implementation (JavaScript too) holds exactly."""
 
@@ -270,6 +275,11 @@ class Benchmark(Message, frozen=True):
             check_text(text, "a benchmark's text")
 
 
+def _check_word(word: str) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", word):
+        raise BadManifestError(f"{word[:80]!r} is not a lower-case word")
+
+
 Benchmarks = Annotated[tuple[Benchmark, ...], msgspec.Meta(min_length=1, max_length=MAX_BENCHMARKS)]
 
 
@@ -288,8 +298,7 @@ class KernelManifest(Message, frozen=True, tag_field="kind", tag="kernel"):
 
     def __post_init__(self) -> None:
         for word in (self.operation, self.architecture, self.language):
-            if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", word):
-                raise BadManifestError(f"{word[:80]!r} is not a lower-case word")
+            _check_word(word)
         check_text(self.name, "the name")
         check_text(self.description, "the description", lines=True)
         public_key_of(self.author)
@@ -299,6 +308,60 @@ class KernelManifest(Message, frozen=True, tag_field="kind", tag="kernel"):
         claims = [(claim.metric, claim.workload) for claim in self.benchmarks]
         if claims != sorted(set(claims)):
             raise BadManifestError("a kernel's benchmarks are not sorted, or one stands twice")
+
+
+class Tool(Message, frozen=True):
+    """What a module was built with, as the tool itself names its version."""
+
+    name: Name
+    version: Name
+
+    def __post_init__(self) -> None:
+        check_text(self.name, "a tool's name")
+        check_text(self.version, "a tool's version")
+
+
+class UpgradeManifest(Message, frozen=True, tag_field="kind", tag="upgrade"):
+    """A WebAssembly module for one slot, and its source: the same source, language and tools give
+    the same bytes, so that anybody can build it anew.
+
+    The hashes are sha256 of the plain bytes. They stand in the proposal, too, and what was voted
+    on there is what runs: a manifest that says otherwise is another upgrade's.
+    """
+
+    slot: SlotName
+    abi: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+    description: Description
+    module: FileRef
+    module_hash: Root
+    source: FileRef
+    source_hash: Root
+    language: Name
+    tools: Annotated[tuple[Tool, ...], msgspec.Meta(max_length=MAX_TOOLS)]
+    evidence: Annotated[tuple[Benchmark, ...], msgspec.Meta(max_length=MAX_BENCHMARKS)]
+    author: PeerId
+    depends_on: Depends
+
+    def __post_init__(self) -> None:
+        check_text(self.description, "the description", lines=True)
+        public_key_of(self.author)
+        _check_cids(self.depends_on, "the upgrade")
+        _check_word(self.language)
+        if not 0 < self.module.size <= MAX_MODULE or not 0 < self.source.size <= MAX_SOURCE:
+            raise BadManifestError(
+                f"a module has at most {MAX_MODULE} bytes and its source {MAX_SOURCE}, and neither "
+                "is empty"
+            )
+        if self.module.layout != "flat" or self.source.layout != "flat":
+            raise BadManifestError("an upgrade's files are flat")
+        if self.module.path == self.source.path:
+            raise BadManifestError("an upgrade's module and source have one name")
+        names = [tool.name for tool in self.tools]
+        if names != sorted(set(names)):
+            raise BadManifestError("an upgrade's tools are not sorted, or one stands twice")
+        claims = [(claim.metric, claim.workload) for claim in self.evidence]
+        if claims != sorted(set(claims)):
+            raise BadManifestError("an upgrade's evidence is not sorted, or one claim stands twice")
 
 
 class ProposalManifest(Message, frozen=True, tag_field="kind", tag="proposal", omit_defaults=True):
@@ -320,7 +383,14 @@ class ProposalManifest(Message, frozen=True, tag_field="kind", tag="proposal", o
         _check_cids(self.depends_on, "the proposal")
 
 
-Manifest = ModelManifest | ExpertManifest | AdapterManifest | KernelManifest | ProposalManifest
+Manifest = (
+    ModelManifest
+    | ExpertManifest
+    | AdapterManifest
+    | KernelManifest
+    | UpgradeManifest
+    | ProposalManifest
+)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -361,6 +431,8 @@ def files(manifest: Manifest) -> tuple[FileRef, ...]:
         return manifest.files
     if isinstance(manifest, AdapterManifest | KernelManifest):
         return (manifest.file,)
+    if isinstance(manifest, UpgradeManifest):
+        return (manifest.module, manifest.source)
     return ()
 
 

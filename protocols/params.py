@@ -100,6 +100,24 @@ _REGISTRY = (
         "council.checkpoint_entries", "entries", 4096, 1, MANY, _CRITICAL,
         "from one checkpoint to the next",
     ),
+    # A day has its hours of use and of sleep in it, on every daemon.
+    Parameter(
+        "upgrade.stage_ms", "ms", DAY, 1, MONTH, _CRITICAL,
+        "how long each stage of an upgrade lasts at least",
+    ),
+    Parameter(
+        "upgrade.pairs", "", 8, 1, 1 << 31, _CRITICAL,
+        "operations of each of two versions that a report must have measured",
+    ),
+    # A fiftieth is within what two days of one home's network differ by.
+    Parameter(
+        "upgrade.margin", "‰", 20, 0, MILLE, _CRITICAL,
+        "by which an upgrade may do worse than what it replaces and still go on",
+    ),
+    Parameter(
+        "upgrade.patience", "stages", 8, 1, MILLE, _CRITICAL,
+        "times a stage's length until an upgrade without enough reports is undone",
+    ),
 )  # fmt: skip
 
 REGISTRY: Mapping[str, Parameter] = {each.name: each for each in _REGISTRY}

@@ -138,7 +138,6 @@ class Participant:
     ) -> None:
         """`me` is our peer id and `sign` signs as it. Raises GenesisError, WrongGenesisError."""
         self.settings = settings or Settings()
-        self._network = network
         self._me = me
         self._sign = sign
         self._key = seat_key
@@ -245,7 +244,7 @@ class Participant:
             verdict, effects = self.follower.hear(peer, data, now)
             return verdict, self._with_ledger(effects + self._fold_on(now), now)
         if kind == submitting.SUBMISSIONS:
-            return self._hear_submission(data, now)
+            return self._hear_submission(peer, data, now)
         return Verdict.IGNORE, []
 
     def _receive(self, peer: bytes, protocol: str, data: bytes, now: Instant) -> Effects:
@@ -341,7 +340,7 @@ class Participant:
         self._seated_in = epoch
         saved = self._read.get(COUNCIL_TABLE)
         self.replica = Replica(
-            self._network,
+            self.ledger.realm,
             council,
             seat,
             self._key.sign,
@@ -429,7 +428,7 @@ class Participant:
             try:
                 added = self.pool.add(item, now)
             except (InvalidEntryError, RefusedError) as error:
-                if self._is_lie(item, error):
+                if self._is_lie(peer, item, error):
                     return [Blame(peer, Fault.REJECTED, f"a submission: {error}")]
                 continue
             if added is not None:
@@ -437,23 +436,25 @@ class Participant:
                 self._tell_leader(added, now)
         return self._tell_seat(now) if fresh else []
 
-    def _hear_submission(self, data: bytes, now: Instant) -> tuple[Verdict, Effects]:
+    def _hear_submission(self, peer: bytes, data: bytes, now: Instant) -> tuple[Verdict, Effects]:
         try:
             if self.replica is None:
                 self.ledger.check_waiting(data, self._verify)
                 return Verdict.ACCEPT, []
             added = self.pool.add(data, now)
         except (InvalidEntryError, RefusedError) as error:
-            return Verdict.REJECT if self._is_lie(data, error) else Verdict.IGNORE, []
+            return Verdict.REJECT if self._is_lie(peer, data, error) else Verdict.IGNORE, []
         if added is None:
             return Verdict.ACCEPT, []
         self._tell_leader(added, now)
         return Verdict.ACCEPT, [*self._tell_seat(now), *self._to_leader(now)]
 
-    def _is_lie(self, data: bytes, error: SynapseError) -> bool:
-        """Whether the ledger's refusal is also the fault of whoever passed it on."""
+    def _is_lie(self, peer: bytes, data: bytes, error: SynapseError) -> bool:
+        """Whether the ledger's refusal is also the fault of `peer`, who passed it on: what is
+        signed for another ledger of our network's name is true to whoever follows that one."""
         wrong = isinstance(error, MalformedError | LimitError)
-        return wrong and is_lie(data, self._network, self._verify)
+        realm = self.ledger.realm if self.follower.shares(peer) else None
+        return wrong and is_lie(data, realm, self._verify)
 
     def _settle(self, gone: list[Gone]) -> Effects:
         effects: Effects = []
@@ -489,7 +490,7 @@ class Participant:
     def _say(self, body: Body, now: Instant) -> Effects:
         """Submit something of our own; what the ledger does not want (any longer) is let be."""
         expires = self.ledger.time + LIFE_MS
-        data = submit(self._network, self._me, body, expires=expires, sign=self._sign)
+        data = submit(self.ledger.realm, self._me, body, expires=expires, sign=self._sign)
         try:
             item = self.pool.add(data, now, mine=True)
         except (InvalidEntryError, RefusedError):

@@ -2,7 +2,8 @@
 
 A record starts empty and each fact makes a new record: connected, a round trip, bytes that
 arrived, a fault. Faults decay, so that an old mistake is forgiven; a grave one bans for a while.
-`worth` orders peers by whom to keep when there is no room, and whom to dial first.
+Whom to keep when there is no room, and whom to dial first, is the slot `peer_scoring`'s to say:
+`row` is what it is told of a peer, and `worth` what its reference makes of that.
 Floats are fine here: a record is one daemon's own opinion and nobody else computes it.
 """
 
@@ -10,6 +11,8 @@ import enum
 import math
 
 import msgspec
+
+from protocols.slot_peer_scoring import keep_of
 
 RTT_WEIGHT = 0.125
 """Weight of a new sample in the moving averages: TCP's own (RFC 6298)."""
@@ -179,17 +182,35 @@ def with_fault(record: PeerRecord, fault: Fault, now: float) -> PeerRecord:
     )
 
 
-def worth(record: PeerRecord, now: float) -> float:
-    """How much we want to keep this peer: 0 for a stranger, more for the useful, less for faults.
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """A record as the slot `peer_scoring` has it: columns of its table, in whole numbers."""
 
-    Service counts by its logarithm (a thousand times the bytes is not a thousand times the
-    friend), a short round trip up to 2, long acquaintance up to 1; a fault point costs 1.
-    """
+    useful: int
+    rate: int
+    rtt: int
+    known: int
+    faults: int
+    failed_dials: int
+
+
+def row(record: PeerRecord, now: float) -> Row:
+    """What stands in a record at `now`."""
     useful = _decayed(record.useful, record.useful_at, now, USEFUL_HALF_LIFE)
-    service = math.log2(1.0 + useful / (1 << 20))  # 1 per doubling of MiB
-    near = 0.0 if record.rtt is None else 2.0 / (1.0 + record.rtt / 0.05)
-    known = min(1.0, (now - record.first_seen) / 86400.0) if record.first_seen else 0.0
-    return service + near + known - fault_points(record, now)
+    return Row(
+        useful=int(useful),
+        rate=int(record.throughput or 0.0),
+        rtt=-1 if record.rtt is None else int(record.rtt * 1e6),
+        known=max(0, int(now - record.first_seen)) if record.first_seen else 0,
+        faults=int(fault_points(record, now) * 1000),
+        failed_dials=record.failed_dials,
+    )
+
+
+def worth(record: PeerRecord, now: float) -> float:
+    """How much we want to keep this peer, in points, as long as nobody has scored it: 0 for a
+    stranger, more for the useful, less for faults."""
+    its = row(record, now)
+    return keep_of(its.useful, its.rtt, its.known, its.faults) / 1000
 
 
 DIAL_BACKOFF = 5.0

@@ -12,6 +12,7 @@ from protocols.entries import (
     Latency,
     Note,
     Proposal,
+    Report,
     Reveal,
     Submission,
     Verdict,
@@ -30,6 +31,8 @@ from protocols.ledger_state import WINDOW_MS
 from protocols.ledger_submissions import MAX_CANDIDACIES
 from protocols.peerid import public_key_of
 from protocols.quota import left
+from protocols.realm import Realm
+from protocols.rollout import MAX_REPORTS
 
 REMEMBERED = 65_536
 """Signatures that are not verified again: 8 MB, and more than two full pools."""
@@ -54,19 +57,22 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that votes wait for others, so that a rush of them becomes few entries."""
 
 
-def is_lie(data: bytes, network: str, verify: Verify) -> bool:
+def is_lie(data: bytes, realm: Realm | None, verify: Verify) -> bool:
     """Whether whoever passed this on must have known that it is none: it cannot be decoded, or is
-    not signed by whom it names. All else may depend on how much of the ledger somebody has."""
+    not signed by whom it names in the ledger that they follow, where that is known. All else may
+    depend on how much of the ledger somebody has."""
     try:
         decoded = decode_waiting(data)
         said = decoded.entry
+        if realm is None:
+            return False
         if isinstance(said, Submission):
-            check_submission(network, said, decoded.signed, verify)
+            check_submission(realm, said, decoded.signed, verify)
         elif isinstance(said, Vote):
-            message = vote_message(network, said.proposal, said.choice, said.epoch, said.number)
+            message = vote_message(realm, said.proposal, said.choice, said.epoch, said.number)
             return not verify(public_key_of(said.voter), message, said.signature)
         elif isinstance(said, Approval):
-            return not verify(said.key, approval_message(network, said.proposal), said.signature)
+            return not verify(said.key, approval_message(realm, said.proposal), said.signature)
     except (MalformedError, LimitError):
         return True
     return False
@@ -136,6 +142,8 @@ def share_of(said: Waiting) -> Share:
             return said.author, "quota", b""
         case Verdict(proposal=proposal):
             return said.author, "verdict", proposal
+        case Report(proposal=proposal):
+            return said.author, "report", proposal
         case GuiltProof(proof=proof):
             return said.author, "guilt", b"%d %d" % (proof.epoch, proof.seat)
         case Candidacy(epoch=epoch) | Reveal(epoch=epoch) | Latency(epoch=epoch):
@@ -147,6 +155,8 @@ def most_of(share: Share, ledger: LedgerState) -> int:
     author, kind, _ = share
     if kind == "quota":
         return left(ledger.standing(author), ledger.day, ledger.params)
+    if kind == "report":
+        return MAX_REPORTS
     return MAX_CANDIDACIES if kind == Candidacy.__name__ else 1
 
 

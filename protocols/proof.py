@@ -34,6 +34,7 @@ from protocols.council import (
 )
 from protocols.envelope import Verify
 from protocols.errors import MalformedError
+from protocols.realm import Realm
 
 
 class ProofError(MalformedError):
@@ -67,12 +68,12 @@ def prove(header_at: Callable[[int], Header], certificate: Certificate, index: i
 
 
 def check_ratified(
-    network: str, council: Council, certificate: Certificate, verify: Verify
+    realm: Realm, council: Council, certificate: Certificate, verify: Verify
 ) -> None:
     """Raise BadCertificateError unless `certificate` is a ratification by `council`."""
     if not certificate.ratifies or certificate.said.term == 0:
         raise BadCertificateError("a certificate that ratifies nothing")
-    check_certificate(network, council, certificate, verify)
+    check_certificate(realm, council, certificate, verify)
 
 
 def proven_hash(network: str, proof: Proof, index: int) -> bytes:
@@ -83,11 +84,11 @@ def proven_hash(network: str, proof: Proof, index: int) -> bytes:
     return ancestor(network, proof.certificate.said.head, proof.headers, index)
 
 
-def check_proof(network: str, council: Council, proof: Proof, place: Head, verify: Verify) -> None:
+def check_proof(realm: Realm, council: Council, proof: Proof, place: Head, verify: Verify) -> None:
     """Raise ProofError or BadCertificateError unless `place` is ratified by `council`."""
-    if proven_hash(network, proof, place.index) != place.hash:
+    if proven_hash(realm.network, proof, place.index) != place.hash:
         raise ProofError(f"the proof shows another entry at index {place.index}")
-    check_ratified(network, council, proof.certificate, verify)
+    check_ratified(realm, council, proof.certificate, verify)
 
 
 class Link(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -97,14 +98,14 @@ class Link(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     certificate: Certificate
 
 
-def check_link(network: str, council: Council, link: Link, payload: bytes, verify: Verify) -> Head:
+def check_link(realm: Realm, council: Council, link: Link, payload: bytes, verify: Verify) -> Head:
     """Where the next epoch starts. Raises ProofError or BadCertificateError."""
     header, said = link.header, link.certificate.said
     if header.epoch != council.epoch or header.payload != payload_hash(payload):
         raise ProofError(f"not the last entry of epoch {council.epoch}")
-    if said.head != Head(header.index, chain_hash(network, header)):
+    if said.head != Head(header.index, chain_hash(realm.network, header)):
         raise ProofError("a certificate of another entry than the one beside it")
-    check_ratified(network, council, link.certificate, verify)
+    check_ratified(realm, council, link.certificate, verify)
     return said.head
 
 

@@ -78,7 +78,7 @@ class Peer(msgspec.Struct, eq=False):
         return sum(bytes_left(run) for run in ahead) / self.pace(now)
 
     def target(self) -> int:
-        """Bytes of a run by rule 2, before the end is near."""
+        """Bytes of a run by its speed, before the end is near."""
         if not self.rate:
             return FIRST_RUN_BYTES
         return max(SUBTILE, min(MAX_FETCH_BYTES, int(self.rate * RUN_SECONDS)))

@@ -65,6 +65,7 @@ from protocols.raftports import (
 )
 from protocols.raftstart import restore, stand
 from protocols.raftterms import Terms
+from protocols.realm import Realm
 
 POLLS = 4
 """Looks at the pool's overdue submissions in one time-out."""
@@ -75,7 +76,7 @@ class Replica:
 
     def __init__(
         self,
-        network: str,
+        realm: Realm,
         council: Council,
         seat: int,
         sign: Sign,
@@ -90,7 +91,7 @@ class Replica:
         """`ratified` is the certificate of the ledger's head, if there is one; `saved` the table
         `council` as it was loaded."""
         self._core = Core(
-            network,
+            realm,
             council,
             seat,
             sign,

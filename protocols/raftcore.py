@@ -28,6 +28,7 @@ from protocols.raftlog import Log
 from protocols.raftmessages import PROTOCOL, Certified, Message, Signed, pack
 from protocols.raftports import Accuse, Behind, Ledger, PoolLike, Ratify, Settings
 from protocols.raftstate import Vows
+from protocols.realm import Realm
 
 MAX_KNOWN = 64
 """Certificates that were verified of late, so that a copy costs nothing."""
@@ -40,7 +41,7 @@ class Core:
 
     def __init__(
         self,
-        network: str,
+        realm: Realm,
         council: Council,
         seat: int,
         sign: Sign,
@@ -51,7 +52,7 @@ class Core:
         pool: PoolLike,
         settings: Settings,
     ) -> None:
-        self.network = network
+        self.realm = realm
         self.council = council
         self.seat = seat
         self.verify = verify
@@ -59,10 +60,10 @@ class Core:
         self.settings = settings
         self.effects: list[RaftEffect] = []
         self.now = Instant(0.0, 0)
-        self.log = Log(network, council.epoch, ledger, verify, self.effect)
-        self.vows = Vows(network, council, seat, sign, self.effect)
+        self.log = Log(realm.network, council.epoch, ledger, verify, self.effect)
+        self.vows = Vows(realm, council, seat, sign, self.effect)
         self.pace = Pacemaker(council, seat, settings.time_out)
-        self.witness = Witness(network, council, self.log, verify, self.effect)
+        self.witness = Witness(realm, council, self.log, verify, self.effect)
         self.opening: Opening | None = None
         """How the current term opened; None while that is not known."""
         self.floor = Head(council.start.index, council.start.hash)
@@ -150,7 +151,7 @@ class Core:
     def signed_by(self, seat: int, said: Statement, signature: bytes) -> bool:
         """Whether a seat signed a statement."""
         key = self.council.seats[seat].key
-        return self.verify(key, signed_bytes(self.network, said), signature)
+        return self.verify(key, signed_bytes(self.realm, said), signature)
 
     def extends(self, head: Head) -> bool:
         """Whether the chain contains a place."""
@@ -208,7 +209,7 @@ class Core:
         if known is not None:
             return known
         try:
-            check_certificate(self.network, self.council, certificate, self.verify)
+            check_certificate(self.realm, self.council, certificate, self.verify)
         except BadCertificateError as error:
             self.blame(seat, Fault.LIED, f"sent a certificate that proves nothing: {error}")
             return None

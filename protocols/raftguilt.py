@@ -25,6 +25,7 @@ from protocols.effects import Effect
 from protocols.envelope import Verify
 from protocols.raftlog import Log
 from protocols.raftports import Accuse
+from protocols.realm import Realm
 
 MAX_ODD = 4
 """Statements of one seat and kind that are off our chain: a twin makes one more a term."""
@@ -37,13 +38,13 @@ class Witness:
 
     def __init__(
         self,
-        network: str,
+        realm: Realm,
         council: Council,
         log: Log,
         verify: Verify,
         emit: Callable[[Effect | Accuse], None],
     ) -> None:
-        self._network = network
+        self._realm = realm
         self._council = council
         self._log = log
         self._verify = verify
@@ -128,7 +129,7 @@ class Witness:
         if guilt.seat in self.guilty:
             return
         try:
-            check_guilt(self._network, self._council, guilt, self._verify)
+            check_guilt(self._realm, self._council, guilt, self._verify)
         except BadGuiltError:
             return  # a signature that nobody had verified yet
         self.guilty.add(guilt.seat)

@@ -36,7 +36,7 @@ def restore(core: Core, saved: Mapping[bytes, bytes]) -> Opening | None:
 def _check_high(core: Core) -> None:
     """A high certificate that does not verify was never saved by us: the disk lies."""
     try:
-        check_certificate(core.network, core.council, core.vows.high, core.verify)
+        check_certificate(core.realm, core.council, core.vows.high, core.verify)
     except SignatureError as error:
         core.vows.lost = f"its certificate is false: {error}"
         core.vows.high = start_of(core.council).certificate
@@ -47,8 +47,8 @@ def _opening(core: Core, saved: Mapping[bytes, bytes]) -> Opening | None:
     if opening is None:
         return None
     try:
-        check_certificate(core.network, core.council, opening.certificate, core.verify)
-        check_opening(core.network, core.council, opening, core.verify)
+        check_certificate(core.realm, core.council, opening.certificate, core.verify)
+        check_opening(core.realm, core.council, opening, core.verify)
     except SignatureError:
         return None  # whoever has it sends it again
     return opening

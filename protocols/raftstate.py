@@ -36,6 +36,7 @@ from protocols.effects import Effect, Save
 from protocols.envelope import Sign
 from protocols.errors import MalformedError
 from protocols.raftports import TABLE
+from protocols.realm import Realm
 from protocols.records import guarded, unguarded
 
 STATE = b"state"
@@ -115,13 +116,13 @@ class Vows:
 
     def __init__(
         self,
-        network: str,
+        realm: Realm,
         council: Council,
         seat: int,
         sign: Sign,
         emit: Callable[[Effect], None],
     ) -> None:
-        self._network = network
+        self._realm = realm
         self._council = council
         self._seat = seat
         self._key = council.seats[seat].key
@@ -173,7 +174,7 @@ class Vows:
             self._emit(_pack(STATE, Record(VERSION, self._key, *state, self.lost)))
 
     def _signed(self, said: Statement | TimeOut) -> bytes:
-        return self._sign(signed_bytes(self._network, said))
+        return self._sign(signed_bytes(self._realm, said))
 
     @property
     def term(self) -> int:

@@ -143,7 +143,7 @@ class Terms:
         core = self._core
         if signed.seat < len(core.council.seats):
             key = core.council.seats[signed.seat].key
-            message = signed_bytes(core.network, signed.said)
+            message = signed_bytes(core.realm, signed.said)
             if core.verify(key, message, signed.signature):
                 return True
         core.blame(seat, Fault.LIED, "sent a time-out with a false signature")
@@ -256,7 +256,7 @@ class Terms:
             return False
         opening = Opening(opening.epoch, opening.term, certificate, opening.time_outs)
         try:
-            check_opening(core.network, core.council, opening, core.verify)
+            check_opening(core.realm, core.council, opening, core.verify)
         except BadCertificateError as error:
             core.blame(seat, Fault.LIED, f"sent an opening that proves nothing: {error}")
             return False

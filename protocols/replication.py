@@ -377,6 +377,16 @@ class Replication:
 
     # -- queries -------------------------------------------------------------------------------
 
+    def elsewhere(self, cid: bytes) -> list[int]:
+        """The copies of each tile of a model that count, ours left out; [] where not known."""
+        model = self._watch.models.get(cid)
+        if model is None:
+            return []
+        mine = model.holdings.get(self._me)
+        ours = count_copies([] if mine is None else [mine], len(model.counts))
+        # What we announce may have changed since the copies were counted.
+        return [max(0, count - own) for count, own in zip(model.counts, ours, strict=True)]
+
     def standing(self, cid: bytes) -> Standing:
         """How a model stands by what we count; all zeros for one that we do not know."""
         model = self._watch.models.get(cid)

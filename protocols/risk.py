@@ -37,14 +37,20 @@ REPLACEABLE = {
     "adapter_ranking": Risk.MEDIUM,  # which adapter is tried first
     "eviction": Risk.MEDIUM,  # what goes when the disk is full
     "tile_assignment": Risk.MEDIUM,  # which peer is asked for what
-    "auction_system": Risk.HIGH,  # who gets which task
-    "gossip_protocol": Risk.HIGH,  # who is told what, and how often
     "peer_scoring": Risk.HIGH,  # with whom a daemon keeps talking
-    "router": Risk.CRITICAL,  # where people's prompts go
 }
 """Components that a vote may replace: policies, each of which can be wrong without anything being
 forged, lost or leaked that the others guard. The list is closed. What is not on it is protected:
 consensus, identity, cryptography and the council first of all."""
+
+HIGHEST_ABI = {
+    "adapter_ranking": 1,
+    "eviction": 1,
+    "tile_assignment": 1,
+    "peer_scoring": 1,
+}
+"""Of the layouts that each has had in any release. Like the list itself it is a rule of the
+ledger: what was allowed once stays so for whoever reads the ledger later."""
 
 
 def protected(component: str) -> bool:

@@ -5,17 +5,25 @@ caller keeps a session with each peer, tells what the peer has (`heard`), asks f
 (`next_run`), and reports each leaf that arrived and verified (`arrived`) or a run that will
 not (`failed`). All of it at a time `now`, in seconds of any steady clock.
 
+Which chunk is asked for first, and of whom, is a policy that an upgrade may replace: the slot
+`tile_assignment`, asked for all pending chunks in one batch (protocols/pullorder.py). Its
+reference:
+
 1. *Rarest first* (BitTorrent; Cohen 2003): chunks that the fewest partial holders have come
    first. Equally rare ones in an order of our own, so that newcomers do not all start alike, nor
    two pulls of one daemon: each finds here what the other has brought (`found`).
-2. *Size by speed*: a run is what the peer sends in RUN_SECONDS, and smaller near the end, so
-   that all peers finish together (guided self-scheduling, Polychronopoulos and Kuck 1987).
-3. *Near first*: a peer elsewhere is not asked for what one on the local network has.
-4. *Sharing*: peers that pull the same thing at the same time are co-pullers. Where they are at
+2. *Near first*: a peer elsewhere is not asked for what one on the local network has.
+3. *Sharing*: peers that pull the same thing at the same time are co-pullers. Where they are at
    least as many as the complete sources, each chunk is fetched from a source by one of them
    (its carrier, by rendezvous hashing, so nobody needs to agree), and by the others from it.
-5. *Patience*: rules 3 and 4 bend for a source that has stood idle, in steps of a patience that
-   halves with each use. A co-puller that is slow, lying or gone therefore delays, never stops.
+
+The rest is the schedule's own, so that a bad policy delays and never stops:
+
+4. *Size by speed*: a run is what the peer sends in RUN_SECONDS, and smaller near the end, so
+   that all peers finish together (guided self-scheduling, Polychronopoulos and Kuck 1987).
+5. *Patience*: whom the policy would not ask yet is asked once it has stood idle, in steps of a
+   patience that halves with each use. A co-puller that is slow, lying or gone therefore delays,
+   never stops.
 6. *Endgame*: when all is handed out, what one peer is late with is also asked of an idle one
    that is quicker.
 7. *Siblings*: pulls of one daemon write to one store, so what a sibling has in flight is waited
@@ -23,7 +31,7 @@ not (`failed`). All of it at a time `now`, in seconds of any steady clock.
    what is in flight is waited for, and that has a timeout, so no two wait for each other. Where
    nothing else is left, rule 6 holds for a sibling's late run as well.
 
-By rule 4 eight newcomers take each byte 1.0 to 1.1 times from their only source, where without it
+By rule 3 eight newcomers take each byte 1.0 to 1.1 times from their only source, where without it
 they would take it eight times (tests/test_schedule_swarm.py).
 """
 
@@ -31,13 +39,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from protocols.blocks import MAX_FETCH_LEAVES, Holding
-from protocols.chunks import ChunkMap, Run, Spans
+from protocols.chunks import Run, Spans
+from protocols.lacking import Lacking
+from protocols.pullorder import SCAN_SECONDS, Make, Ordering, own_batch
 from protocols.pullpeer import Assignment, Peer, bytes_left
-from protocols.rendezvous import cost
+from protocols.slot_abi import Batch
+from protocols.slot_tile_assignment import SLOT
 from protocols.tensorblock import SUBTILE, Layout
 
 PATIENCE = 1.5
-"""Seconds that a source stands idle before rules 3 and 4 bend: three polls of `have`."""
+"""Seconds that a source stands idle before it is asked all the same: three polls of `have`."""
 MIN_PATIENCE = 0.2
 SLOW_RATE = 1e6
 """Bytes per second that a source is worth whose throughput nobody knows: a home's uplink. Below
@@ -52,9 +63,6 @@ COPY_SECONDS = 0.5
 SCAN_BUDGET = 512
 """Chunks whose turn is considered for one request: more would stall the loop, and after so many
 that are others' turn, waiting is cheaper."""
-SCAN_SECONDS = 40e-6
-"""Of looking again for each pending chunk and each run that a peer says it has, so that looking
-takes a hundredth of the time, whatever peers say."""
 
 
 def alone() -> Iterable["Schedule"]:
@@ -80,33 +88,15 @@ class Schedule:
         of the others by `siblings` (rule 7), which share their clock.
         """
         self.me = me
-        self._seed = (int.from_bytes(me[-8:], "big") | 1) + 2 * order
         self.peers: dict[bytes, Peer] = {}
-        self.left_bytes = 0
         self._files = list(files)
         self._numbers = {root: number for number, (root, _) in enumerate(files)}
         self._siblings = siblings
         self._away: dict[int, int] = {}
         """Leaves of each chunk that siblings have in flight, as `next_run` last saw it."""
-        self._map = ChunkMap([layout for _, layout in files])
-        self._lacking: dict[int, int] = {}
-        self._todo: dict[int, int] = {}
-        for file, runs in enumerate(wanted):
-            spans = Spans(runs)
-            for lo, hi in runs:
-                start, stop = files[file][1].run_span(lo, hi)
-                self.left_bytes += stop - start
-                for number in self._map.of_run(file, lo, hi):
-                    self._todo[number] = spans.mask(self._map.chunks[number])
-        self._lacking.update(self._todo)
-        self._todo_bytes = self.left_bytes
-        self._noise = {k: self._noise_of(k) for k in self._todo}
-        self._order: list[int] = []
-        self._order_at = float("-inf")
-        self._order_cost = 0
-        self._dirty = True
-        self._turns: dict[tuple[int, bool, bool], int] = {}
-        self._costs: dict[tuple[int, bytes], tuple[int, bytes]] = {}
+        self._lacking = Lacking([layout for _, layout in files], wanted)
+        seed = (int.from_bytes(me[-8:], "big") | 1) + 2 * order
+        self._ordering = Ordering(me, [root for root, _ in files], self._lacking.map, seed)
         self._patience = PATIENCE
         self._flow, self._flow_at = 0.0, 0.0
 
@@ -116,7 +106,7 @@ class Schedule:
         """A peer that may be asked; `rate` is its throughput where the peer book knows it."""
         record = Peer(peer, local, rate)
         self.peers[peer] = record
-        self._changed()
+        self._ordering.changed()
         return record
 
     def drop_peer(self, peer: bytes) -> None:
@@ -125,7 +115,8 @@ class Schedule:
         if record is not None:
             for run in list(record.runs):
                 self._hand_back(run)
-            self._changed()
+            self._ordering.forget(peer)
+            self._ordering.changed()
 
     def heard(self, peer: bytes, file: int, holding: Holding) -> bool:
         """What a peer says of one file; whether that is news."""
@@ -142,14 +133,14 @@ class Schedule:
         if holding.pulling and not holding.complete:
             record.wants[file] = wants
         record.masks.clear()
-        self._changed()
+        self._ordering.changed(newcomer=old[0] is None)
         return True
 
     def arrived(self, run: Assignment, now: float) -> None:
         """The next leaf of `run` is here and verified."""
         leaf, run.next = run.next, run.next + 1
         start, stop = self._files[run.file][1].leaf_span(leaf)
-        self._settle(run.file, leaf, stop - start)
+        self._lacking.settle(run.file, leaf)
         self._flow = self._inflow(now) + (stop - start) / INFLOW_SECONDS
         peer = self.peers.get(run.peer)
         if peer is None:
@@ -162,16 +153,11 @@ class Schedule:
 
     def found(self, file: int, leaf: int) -> bool:
         """`leaf` came from somewhere else; whether it was lacking."""
-        lacked = not self.have(file, leaf)
-        if lacked:
-            start, stop = self._files[file][1].leaf_span(leaf)
-            self._settle(file, leaf, stop - start)
-        return lacked
+        return self._lacking.settle(file, leaf)
 
     def have(self, file: int, leaf: int) -> bool:
         """Whether `leaf` is not lacking (any more): a copy of it may be thrown away."""
-        number = self._map.of_leaf(file, leaf)
-        return not self._lacking.get(number, 0) >> (leaf - self._map.chunks[number].lo) & 1
+        return not self._lacking.lacks(file, leaf)
 
     def failed(self, run: Assignment) -> None:
         """The rest of `run` will not come (a refusal); it is handed out again."""
@@ -185,11 +171,16 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether nothing is lacking."""
-        return not self._lacking
+        return not self._lacking.left
+
+    @property
+    def left_bytes(self) -> int:
+        """Bytes that are lacking."""
+        return self._lacking.left_bytes
 
     def recheck_after(self) -> float:
         """Seconds after which a peer without work should be asked about again."""
-        return min(1.0, max(0.05, SCAN_SECONDS * len(self._todo)))
+        return min(1.0, max(0.05, SCAN_SECONDS * len(self._lacking.free)))
 
     def timeout(self, peer: bytes) -> float:
         """Seconds within which the next leaf must come from `peer`."""
@@ -197,19 +188,15 @@ class Schedule:
 
     def lacking(self, limit: int = 8) -> list[tuple[int, Run]]:
         """The first runs (file, [lo, hi)) that are lacking, for an error to name."""
-        out: list[tuple[int, Run]] = []
-        for number in sorted(self._lacking)[:limit]:
-            chunk = self._map.chunks[number]
-            out += [(chunk.file, run) for run in _runs(self._lacking[number], chunk.lo)]
-        return out[:limit]
+        return self._lacking.first(limit)
 
     def next_run(self, peer: bytes, now: float) -> Assignment | None:
         """What to ask `peer` for next, or None: nothing yet, or enough is in flight."""
         record = self.peers[peer]
         if len(record.runs) >= record.depth():
             return None
-        self._sort(now)
-        self._away = self._masks_of((file, run) for file, _, run in self._elsewhere())
+        self._look(now)
+        self._away = self._still_to_come((file, run) for file, _, run in self._elsewhere())
         run = (
             self._pick(record, now) or self._copy_late(record, now) or self._take_over(record, now)
         )
@@ -223,16 +210,49 @@ class Schedule:
         record.runs.append(run)
         return run
 
+    def wants_order(self, now: float, make: Make = own_batch) -> Batch | None:
+        """The batch of the slot to be answered and given to `ordered`, where it is time to look
+        at all chunks again and no answer is awaited. `make` makes an empty one."""
+        if self._ordering.asked or not self._ordering.due(now):
+            return None
+        return self._ask(now, make)
+
+    def ordered(self, batch: Batch) -> None:
+        """The batch that was asked for is answered."""
+        self._ordering.take(batch)
+
+    def unanswered(self, batch: Batch) -> None:
+        """The batch that was asked for, if it still is, will not be answered: ask again."""
+        self._ordering.give_up(batch)
+
     # -- choosing ---------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Where nobody asked `wants_order`, or nobody answers, the reference does."""
+        if self._ordering.overdue(now) or (self._ordering.due(now) and not self._ordering.asked):
+            batch = self._ask(now, own_batch)
+            SLOT.reference(batch)
+            self._ordering.take(batch)
+
+    def _ask(self, now: float, make: Make) -> Batch:
+        context = {"left": self.left_bytes, "flow": int(self._inflow(now))}
+        return self._ordering.ask(
+            make,
+            now,
+            self.peers.values(),
+            lacking=self._lacking.left,
+            todo=self._lacking.free,
+            context=context,
+        )
 
     def _pick(self, peer: Peer, now: float) -> Assignment | None:
         steps = self._steps(peer, now)
         budget = SCAN_BUDGET
-        for number in self._order:
+        for number in self._ordering.numbers:
             mask = self._free(peer, number)
             if not mask:
                 continue
-            turn = self._turn(peer, number)
+            turn = self._ordering.steps(peer.peer, number)
             if turn <= steps:
                 if turn:
                     self._patience = max(MIN_PATIENCE, self._patience / 2)
@@ -243,7 +263,7 @@ class Schedule:
         return None
 
     def _steps(self, peer: Peer, now: float) -> int:
-        """How far rules 3 and 4 bend for `peer` (rule 5): not while enough comes from others."""
+        """How far the policy bends for `peer` (rule 5): not while enough comes from others."""
         if peer.idle_since is None or self._inflow(now) > max(peer.rate, SLOW_RATE) / 2:
             return 0
         return int((now - peer.idle_since) / self._patience)
@@ -256,9 +276,10 @@ class Schedule:
 
     def _assign(self, peer: Peer, number: int, mask: int, steps: int) -> Assignment:
         """Take the first run of `mask`, go on into the chunks behind it, and note it as flying."""
-        chunk = self._map.chunks[number]
+        chunks = self._lacking.map.chunks
+        chunk = chunks[number]
         layout = self._files[chunk.file][1]
-        near_end = self._todo_bytes // (2 * max(1, len(self.peers)))
+        near_end = self._lacking.free_bytes // (2 * max(1, len(self.peers)))
         target = max(SUBTILE, min(peer.target(), near_end))
         first = lo = chunk.lo + (mask & -mask).bit_length() - 1
         size = 0
@@ -268,20 +289,18 @@ class Schedule:
                 break
             size += stop - start
             mask &= ~(1 << (lo - chunk.lo))
-            self._todo[number] &= ~(1 << (lo - chunk.lo))
+            self._lacking.take(number, lo)
             lo += 1
             if lo == chunk.hi:
                 number += 1
-                behind = self._map.chunks[number] if number < len(self._map.chunks) else None
-                if behind is None or behind.file != chunk.file:
+                if number == len(chunks) or chunks[number].file != chunk.file:
                     break
-                chunk = behind
+                chunk = chunks[number]
                 mask = self._free(peer, number)
-                if mask and self._turn(peer, number) > steps:
+                if mask and self._ordering.steps(peer.peer, number) > steps:
                     break
             if not mask >> (lo - chunk.lo) & 1:
                 break
-        self._todo_bytes -= size
         return Assignment(peer.peer, chunk.file, first, lo, size, first)
 
     def _copy_late(self, peer: Peer, now: float) -> Assignment | None:
@@ -319,46 +338,8 @@ class Schedule:
         ]
         if len(waited_for) == len(flying):
             return None
-        self._away = self._masks_of(waited_for)
+        self._away = self._still_to_come(waited_for)
         return self._pick(peer, now)
-
-    def _turn(self, peer: Peer, number: int) -> int:
-        """Steps of patience before `peer` may be asked for a chunk; 0 is at once (rules 3, 4)."""
-        key = (number, peer.local, self._map.chunks[number].file in peer.wants)
-        turn = self._turns.get(key)
-        if turn is None:
-            turn = self._turns[key] = self._turn_of(*key)
-        return turn
-
-    def _turn_of(self, number: int, local: bool, pulling: bool) -> int:
-        file, lacking = self._map.chunks[number].file, self._lacking[number]
-        has = {peer: bool(self._mask(peer, number) & lacking) for peer in self.peers.values()}
-        if not local and any(peer.local for peer, it in has.items() if it):
-            return 2
-        if pulling:
-            return 0
-        house = [peer for peer in has if peer.local and file in peer.wants]
-        crew = house or [peer for peer in has if not local and file in peer.wants]
-        sources = sum(it for peer, it in has.items() if peer.local == local and peer not in crew)
-        if not crew or (len(crew) < sources and (local or not house)):
-            return 0
-        if any(has[peer] for peer in crew):
-            return 2
-        return self._place(number, [peer.peer for peer in crew if self._wants(peer, number)])
-
-    def _place(self, number: int, others: list[bytes]) -> int:
-        """Our place among those who may carry a chunk; 0 is the carrier."""
-        ours = self._cost(number, self.me)
-        return sum(self._cost(number, other) < ours for other in others)
-
-    def _cost(self, number: int, peer: bytes) -> tuple[int, bytes]:
-        """What `peer` is ranked by as a chunk's carrier, least first."""
-        found = self._costs.get((number, peer))
-        if found is None:
-            chunk = self._map.chunks[number]
-            name = self._files[chunk.file][0] + chunk.lo.to_bytes(4, "big")
-            found = self._costs[(number, peer)] = (cost(name, peer, 1), peer)
-        return found
 
     # -- siblings ---------------------------------------------------------------------------
 
@@ -371,73 +352,27 @@ class Schedule:
                     if file is not None:
                         yield file, peer, run
 
-    def _masks_of(self, runs: Iterable[tuple[int, Assignment]]) -> dict[int, int]:
-        """What is still to come of `runs`, each with our number of its file, by chunk."""
-        masks: dict[int, int] = {}
-        for file, run in runs:
-            coming = Spans([(run.next, run.hi)])
-            for number in self._map.of_run(file, run.next, run.hi):
-                masks[number] = masks.get(number, 0) | coming.mask(self._map.chunks[number])
-        return masks
+    def _still_to_come(self, runs: Iterable[tuple[int, Assignment]]) -> dict[int, int]:
+        """Of `runs`, each with our number of its file, by chunk."""
+        return self._lacking.masks_of((file, (run.next, run.hi)) for file, run in runs)
 
     def _free(self, peer: Peer, number: int) -> int:
         """The leaves of a chunk that `peer` has and that were asked of nobody."""
-        mask = self._todo.get(number, 0) & ~self._away.get(number, 0)
+        mask = self._lacking.free.get(number, 0) & ~self._away.get(number, 0)
         return mask and mask & self._mask(peer, number)
 
     def _all_handed_out(self) -> bool:
         """Whether all that is lacking was asked for, here or by siblings."""
-        return not self._todo_bytes or not any(
-            mask & ~self._away.get(number, 0) for number, mask in self._todo.items()
+        return not self._lacking.free_bytes or not any(
+            mask & ~self._away.get(number, 0) for number, mask in self._lacking.free.items()
         )
 
     # -- bookkeeping ------------------------------------------------------------------------
 
-    def _changed(self) -> None:
-        self._turns.clear()
-        self._dirty = True
-
-    def _noise_of(self, number: int) -> int:
-        """Our own order of equally rare chunks: runs of four stay together (a tile)."""
-        return (number // 4 + 1) * 0x9E3779B97F4A7C15 * self._seed & 0xFFFFFFFFFFFFFFFF
-
-    def _sort(self, now: float) -> None:
-        if not self._dirty or now - self._order_at < SCAN_SECONDS * self._order_cost:
-            return
-        self._dirty, self._order_at = False, now
-        counts = self._counts()
-        self._order_cost = len(self._todo) + self._spans_said()
-        self._order = sorted(
-            (number for number, mask in self._todo.items() if mask),
-            key=lambda number: (counts[number], self._noise[number], number),
-        )
-
-    def _spans_said(self) -> int:
-        partial = (
-            spans
-            for peer in self.peers.values()
-            for file, spans in peer.held.items()
-            if not peer.complete[file]
-        )
-        return sum(map(len, partial))
-
-    def _counts(self) -> list[int]:
-        """How many partial holders have each chunk; complete ones have all alike."""
-        steps = [0] * (len(self._map.chunks) + 1)
-        for peer in self.peers.values():
-            for file, spans in peer.held.items():
-                if peer.complete[file]:
-                    continue
-                for lo, hi in spans:
-                    whole = self._map.whole(file, lo, hi)
-                    steps[whole.start] += 1
-                    steps[whole.stop] -= 1
-        return list(_sums(steps))
-
     def _mask(self, peer: Peer, number: int) -> int:
         mask = peer.masks.get(number)
         if mask is None:
-            chunk = self._map.chunks[number]
+            chunk = self._lacking.map.chunks[number]
             spans = peer.held.get(chunk.file)
             mask = peer.masks[number] = spans.mask(chunk) if spans is not None else 0
         return mask
@@ -447,30 +382,8 @@ class Schedule:
         held = peer.held.get(run.file)
         if held is None or not held.covers(run.next, run.hi):
             return False
-        left = self._masks_of([(run.file, run)])
+        left = self._still_to_come([(run.file, run)])
         return not any(mask & self._away.get(number, 0) for number, mask in left.items())
-
-    def _wants(self, peer: Peer, number: int) -> bool:
-        """Whether a co-puller wants something of a chunk that it has not got."""
-        chunk = self._map.chunks[number]
-        wants = peer.wants[chunk.file]
-        wanted = chunk.all if wants is None else wants.mask(chunk)
-        return bool(wanted & ~self._mask(peer, number))
-
-    def _settle(self, file: int, leaf: int, size: int) -> None:
-        """One leaf is no longer lacking."""
-        number = self._map.of_leaf(file, leaf)
-        bit = 1 << (leaf - self._map.chunks[number].lo)
-        if not self._lacking.get(number, 0) & bit:
-            return
-        self.left_bytes -= size
-        if self._todo.get(number, 0) & bit:
-            self._todo[number] &= ~bit
-            self._todo_bytes -= size
-        self._lacking[number] &= ~bit
-        if not self._lacking[number]:
-            del self._lacking[number]
-            self._todo.pop(number, None)
 
     def _hand_back(self, run: Assignment) -> None:
         """What is lacking of a run, and in no other, is to be done again."""
@@ -484,36 +397,11 @@ class Schedule:
             ):
                 flying.update(range(other.next, other.hi))
                 other.copied = False
-        for leaf in range(run.next, run.hi):
-            number = self._map.of_leaf(run.file, leaf)
-            bit = 1 << (leaf - self._map.chunks[number].lo)
-            if leaf not in flying and self._lacking.get(number, 0) & bit:
-                self._todo[number] = self._todo.get(number, 0) | bit
-                start, stop = self._files[run.file][1].leaf_span(leaf)
-                self._todo_bytes += stop - start
-        self._dirty = True
+        leaves = (leaf for leaf in range(run.next, run.hi) if leaf not in flying)
+        self._lacking.hand_back(run.file, leaves)
+        self._ordering.changed()
 
 
 def _lateness(peer: Peer, run: Assignment, rate: float, now: float) -> float:
     """Seconds that `run`, one of `peer`'s, takes longer than a copy at `rate` is allowed to."""
     return peer.seconds_to(run, now) - COPY_FACTOR * bytes_left(run) / rate
-
-
-def _runs(mask: int, base: int) -> Iterator[Run]:
-    """The runs of ones in `mask`, counted from `base`."""
-    at = 0
-    while mask >> at:
-        if mask >> at & 1:
-            lo = at
-            while mask >> at & 1:
-                at += 1
-            yield base + lo, base + at
-        else:
-            at += 1
-
-
-def _sums(steps: Sequence[int]) -> Iterator[int]:
-    total = 0
-    for step in steps:
-        total += step
-        yield total

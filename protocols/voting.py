@@ -11,8 +11,8 @@ before the close counts. A tie rejects.
 
 import msgspec
 
-from protocols.changes import AdoptionChange, Change, UpgradeChange
-from protocols.entries import ABSTAIN, NO, YES, Ballot, Reason
+from protocols.changes import AdoptionChange, Change, UpgradeChange, touched
+from protocols.entries import ABSTAIN, NO, YES, Ballot, Claim, Reason
 from protocols.ledger_map import ForkMap
 from protocols.manifest import ProposalManifest
 from protocols.reputation import Weights
@@ -40,7 +40,7 @@ class Terms(msgspec.Struct, frozen=True):
     approvals: int
     """Human keys that must approve."""
     verdicts: int
-    """Members that must find it fetchable."""
+    """Members that must find what it names fetchable, or sound."""
 
     @property
     def author(self) -> bytes:
@@ -51,6 +51,11 @@ class Terms(msgspec.Struct, frozen=True):
     def change(self) -> Change | None:
         """What it changes."""
         return self.manifest.change
+
+    @property
+    def claim(self) -> Claim:
+        """What verdicts on it say."""
+        return "sound" if isinstance(self.change, UpgradeChange) else "fetchable"
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -123,7 +128,7 @@ class OpenProposal:
 
 def needs_verdicts(manifest: ProposalManifest) -> bool:
     """Whether members must have fetched something before it can be accepted."""
-    return bool(manifest.depends_on) or isinstance(manifest.change, AdoptionChange | UpgradeChange)
+    return bool(manifest.depends_on) or bool(touched(manifest.change))
 
 
 def judged(terms: Terms, count: list[int], total: int) -> Decision:
@@ -150,13 +155,14 @@ def decided(proposal: OpenProposal, time: int, approving: int) -> Decision | Non
     if not voted.accepted:
         return voted
     fetchable = proposal.fetchable() if terms.verdicts else True
+    missing: Reason = "unsound" if terms.claim == "sound" else "not-fetchable"
     if fetchable is False:
-        return Decision(False, "not-fetchable")
+        return Decision(False, missing)
     if fetchable and approving >= terms.approvals:
         return voted
     if time < terms.lapses_at:
         return None
-    return Decision(False, "not-approved" if fetchable else "not-fetchable")
+    return Decision(False, "not-approved" if fetchable else missing)
 
 
 def passes_without(proposal: OpenProposal, *left_out: bytes) -> bool:
@@ -176,7 +182,7 @@ def passes_without(proposal: OpenProposal, *left_out: bytes) -> bool:
 
 def executable(change: Change | None) -> bool:
     """Whether an accepted change is put in force by an entry."""
-    return change is not None and not isinstance(change, AdoptionChange | UpgradeChange)
+    return change is not None and not isinstance(change, AdoptionChange)
 
 
 def kind_of(change: Change | None) -> str:

@@ -14,19 +14,13 @@ of decisions is that they have no reputation.
 """
 
 import hashlib
-from functools import lru_cache
 
-from protocols.envelope import domain
+from protocols.realm import Realm, realm_domain
 
 MAX_BITS = 64
 NONCE_BYTES = 8
 STEP = 1 << 16
 """Nonces between two looks at whether somebody cancelled: about 30 ms."""
-
-
-@lru_cache(maxsize=64)
-def _domain(network: str) -> bytes:
-    return domain(network, "work")
 
 
 def expected_hashes(bits: int) -> int:
@@ -38,20 +32,22 @@ def _below(bits: int) -> int:
     return 1 << (256 - bits)
 
 
-def proves(network: str, subject: bytes, nonce: int, bits: int) -> bool:
+def proves(realm: Realm, subject: bytes, nonce: int, bits: int) -> bool:
     """Whether `nonce` is a proof for `subject` (32 bytes)."""
     if bits == 0:
         return True
-    digest = hashlib.sha256(_domain(network) + subject + nonce.to_bytes(NONCE_BYTES, "big"))
+    digest = hashlib.sha256(
+        realm_domain(realm, "work") + subject + nonce.to_bytes(NONCE_BYTES, "big")
+    )
     return int.from_bytes(digest.digest(), "big") < _below(bits)
 
 
-def search(network: str, subject: bytes, bits: int, start: int, count: int = STEP) -> int | None:
+def search(realm: Realm, subject: bytes, bits: int, start: int, count: int = STEP) -> int | None:
     """The first proof among the nonces from `start`, or None; go on at `start + count`.
 
     A pure step, so that whoever drives it decides where it runs and when it ends.
     """
-    begun = hashlib.sha256(_domain(network) + subject)
+    begun = hashlib.sha256(realm_domain(realm, "work") + subject)
     below = _below(bits)
     for nonce in range(start, start + count):
         tried = begun.copy()
