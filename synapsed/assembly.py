@@ -18,10 +18,12 @@ from protocols.cid import cid_of, cid_text
 from protocols.errors import SynapseError
 from protocols.inclusion import prove_inclusion
 from protocols.ledger_changes import check_change
-from protocols.ledger_errors import NotOpenError
+from protocols.ledger_errors import NotAHumanKeyError, NotOpenError, NoWeightError, ReplayedError
 from protocols.ledger_signing import cast, submission_id, submit, work_subject
 from protocols.ledger_submissions import work_bits
 from protocols.manifest import encode_manifest
+from protocols.realm import Realm
+from protocols.voting import OpenProposal
 from synapsed import silence
 from synapsed.control import drafts, entryview, problems
 from synapsed.control import ledgermodels as said
@@ -108,7 +110,11 @@ class Assembly:
 
     async def proposal(self, cid: bytes) -> said.ProposalDetail:
         """One with its votes, approvals and outcome; UnknownError."""
-        return self._view().proposal(cid)
+        view = self._view()
+        past = view.past(cid)
+        for _ in () if past is None else past.steps():
+            await trio.lowlevel.checkpoint()
+        return view.proposal(cid, past)
 
     async def council(self) -> said.CouncilInfo:
         """The council of this epoch."""
@@ -156,13 +162,16 @@ class Assembly:
     ) -> said.Submitted:
         """Cast this daemon's vote; the last before the close counts."""
         service, me = self._ledger, self._parts.identity
-        being = service.ledger.open.get(proposal)
-        if being is None:
-            self._view().proposal(proposal)  # raises where there never was one
-            raise NotOpenError(f"{cid_text(proposal)} is decided already")
+        being = self._opened(proposal)
+        if me.peer_id not in being.weights.points:
+            raise NoWeightError(
+                f"this daemon had no reputation at index {being.terms.index}, when it was opened",
+                remedy="`synapsectl reputation --own` shows what it has now, which counts in later "
+                "votes; it is earned by proposals that are put in force (docs/council.md)",
+            )
         number = service.next_vote(proposal)
         ballot = cast(
-            service.network,
+            service.ledger.realm,
             me.peer_id,
             proposal,
             choice=e.CHOICES.index(choice),
@@ -176,8 +185,31 @@ class Assembly:
         self, proposal: bytes, key: bytes, signature: bytes, wait: bool, report: Report
     ) -> said.Submitted:
         """Submit a human key's detached signature."""
+        being = self._opened(proposal)
+        if key not in self._ledger.ledger.humans.values():
+            raise NotAHumanKeyError(
+                "the ledger does not name this human key, so its approval counts for nothing",
+                remedy="`synapsectl genesis show` and `proposal ls --state accepted` tell which it "
+                "names; `proposal create --add-human NAME=KEY` proposes another",
+            )
+        if key in being.approvals:
+            raise ReplayedError(
+                f"this key has approved it already, at index {being.approvals[key]}",
+                remedy="`synapsectl proposal show` tells what it still waits for",
+            )
         data = e.encode_entry(e.Approval(proposal=proposal, key=key, signature=signature))
         return await self._send("approval", data, cid_text(proposal), wait, report)
+
+    def _opened(self, proposal: bytes) -> OpenProposal:
+        """One that is open; UnknownError, NotOpenError."""
+        being = self._ledger.ledger.open.get(proposal)
+        if being is None:
+            ended = self._view().proposal(proposal).proposal  # raises where there never was one
+            raise NotOpenError(
+                f"{cid_text(proposal)} is decided already: {ended.reason}, at index {ended.closed}",
+                remedy="`synapsectl proposal show` tells more; what is open, `proposal ls`",
+            )
+        return being
 
     async def submit(self, submissions: list[bytes]) -> said.Submissions:
         """Send what was signed elsewhere on its way, each if it is valid. Nobody waits."""
@@ -212,8 +244,9 @@ class Assembly:
         expires = service.ledger.time + LIFE_MS
         bits = work_bits(service.ledger, me.peer_id)
         subject_of_work = work_subject(service.ledger.anchor, me.peer_id, expires, body)
-        nonce, worked = await _work(service.network, subject_of_work, bits, report)
-        data = submit(service.network, me.peer_id, body, expires=expires, sign=me.sign, work=nonce)
+        realm = service.ledger.realm
+        nonce, worked = await _work(realm, subject_of_work, bits, report)
+        data = submit(realm, me.peer_id, body, expires=expires, sign=me.sign, work=nonce)
         sent = await self._send(kind, data, subject, wait, report)
         sent.work_seconds = worked
         return sent
@@ -245,22 +278,22 @@ class Assembly:
         return sent
 
 
-async def _work(network: str, subject: bytes, bits: int, report: Report) -> tuple[int, float]:
+async def _work(realm: Realm, subject: bytes, bits: int, report: Report) -> tuple[int, float]:
     """A proof of work, found in a thread, and the seconds of CPU that it took."""
     nonce, start, spent = (0 if bits == 0 else None), 0, 0.0
     expected = work.expected_hashes(bits)
     while nonce is None:
         report(Progress(stage="proof of work", done=min(start, expected), total=expected))
-        found = await trio.to_thread.run_sync(partial(_timed_search, network, subject, bits, start))
+        found = await trio.to_thread.run_sync(partial(_timed_search, realm, subject, bits, start))
         nonce, seconds = found
         spent += seconds
         start += work.STEP
     return nonce, spent
 
 
-def _timed_search(network: str, subject: bytes, bits: int, start: int) -> tuple[int | None, float]:
+def _timed_search(realm: Realm, subject: bytes, bits: int, start: int) -> tuple[int | None, float]:
     began = time.thread_time()
-    return work.search(network, subject, bits, start), time.thread_time() - began
+    return work.search(realm, subject, bits, start), time.thread_time() - began
 
 
 def _name(data: bytes) -> bytes:

@@ -6,7 +6,7 @@ reads that file and the environment into these structs.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 import msgspec
 from msgspec import Meta
@@ -66,6 +66,13 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True):
             "connection are what this spares.",
         ),
     ] = 64
+    score_interval: Annotated[
+        Seconds,
+        Meta(
+            description="Between two looks at how useful each peer has been, 0.05 s to 10 min: "
+            "who is kept, and whom gossip prefers."
+        ),
+    ] = Seconds(5)
     dial_from: Annotated[
         IpText,
         Meta(description="Source address of outgoing connections. Empty: the system's choice."),
@@ -94,6 +101,13 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
             "of a common home uplink, so that calls and games go on."
         ),
     ] = Rate(20_000_000 // 8)
+    download: Annotated[
+        Rate,
+        Meta(
+            description="Model bytes asked for, all pulls together; 0 is unlimited, as a home "
+            "line's other users get their share of what comes in."
+        ),
+    ] = Rate(0)
     max_pulls: Annotated[
         int,
         Meta(ge=1, le=64, description="Models pulled at a time; more wait their turn."),
@@ -164,6 +178,50 @@ class CouncilConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = True
 
 
+UpgradeMode = Literal["auto", "ask", "off"]
+
+
+SlotMode = Literal["", "auto", "ask", "off"]
+
+
+class SlotModes(msgspec.Struct, frozen=True, kw_only=True):
+    """The owner's mode for single slots: those of protocols/slots.py. Empty: what `mode` says."""
+
+    peer_scoring: Annotated[
+        SlotMode, Meta(description="With whom to keep talking. Empty: what mode says.")
+    ] = ""
+    tile_assignment: Annotated[
+        SlotMode, Meta(description="Which peer is asked for what. Empty: what mode says.")
+    ] = ""
+    eviction: Annotated[
+        SlotMode, Meta(description="What goes when room is needed. Empty: what mode says.")
+    ] = ""
+    adapter_ranking: Annotated[
+        SlotMode, Meta(description="Which adapter comes first. Empty: what mode says.")
+    ] = ""
+
+
+class UpgradesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Components that the network replaces by its own decision."""
+
+    mode: Annotated[
+        UpgradeMode,
+        Meta(
+            description="What is ratified runs here (auto), or only after `synapsectl upgrade "
+            "accept` (ask), or never: then the built-in components do all (off). `synapsectl "
+            "upgrade mode` changes this while the daemon runs, and is remembered."
+        ),
+    ] = "auto"
+    allow_weaker_jail: Annotated[
+        bool,
+        Meta(
+            description="Run upgrades although this kernel lacks a layer of the jail that they "
+            "run in; `synapsectl doctor` names it. WebAssembly's own walls stand in any case."
+        ),
+    ] = False
+    slots: SlotModes = SlotModes()
+
+
 class ControlConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The control socket."""
 
@@ -217,6 +275,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     replication: ReplicationConfig = ReplicationConfig()
     ledger: LedgerConfig = LedgerConfig()
     council: CouncilConfig = CouncilConfig()
+    upgrades: UpgradesConfig = UpgradesConfig()
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
 
@@ -280,11 +339,15 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def schema() -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
+def schema(kind: type[msgspec.Struct] = Config) -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
     """Every dotted key with its type, description and default, in the file's order."""
-    for field in msgspec.structs.fields(Config):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            for inner in msgspec.structs.fields(field.type):
-                yield f"{field.name}.{inner.name}", inner
+    for field in msgspec.structs.fields(kind):
+        if is_table(field.type):
+            yield from ((f"{field.name}.{key}", inner) for key, inner in schema(field.type))
         else:
             yield field.name, field
+
+
+def is_table(kind: Any) -> TypeGuard[type[msgspec.Struct]]:
+    """Whether a field's type is that of a table in the file."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

@@ -12,14 +12,23 @@ import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
 from protocols.errors import SynapseError
 from synapsed.addresses import Address, IpText
-from synapsed.config import MIN_QUOTA, PROFILES, Config, Loaded, plain, schema, value_at
+from synapsed.config import (
+    MIN_QUOTA,
+    PROFILES,
+    Config,
+    Loaded,
+    is_table,
+    plain,
+    schema,
+    value_at,
+)
 from synapsed.paths import PathError
 from synapsed.quantities import Rate, Seconds, Size
 from synapsed.tomllines import key_lines
@@ -35,6 +44,8 @@ FILE_HEAD = """\
 # The configuration of synapsed. A line that begins with `# key =` shows what holds without it.
 # Any key can be set by a variable as well: SYNAPSED_NET__LISTEN for listen in [net]. Variables win.
 # `synapsectl config show --origin` tells what holds now, and why."""
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 _PARSED = (Size, Rate, Seconds, Address, IpText)
 
@@ -65,7 +76,8 @@ class ConfigError(SynapseError):
 
 
 _FIELDS = dict(schema())
-_SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in _FIELDS if "." in key))
+_SECTIONS = tuple(dict.fromkeys(key.rpartition(".")[0] for key in _FIELDS if "." in key))
+"""Tables of the file, those in tables too: `net`, `upgrades.slots`."""
 
 
 def load(path: Path | None, env: Mapping[str, str]) -> Loaded:
@@ -112,13 +124,18 @@ def assemble(
             every[key], where[key] = PROFILES[profile][key], f"profile {profile}"
         else:
             every[key], where[key] = field.default, "default"
-    tables: dict[str, Any] = {key: value for key, value in every.items() if "." not in key}
-    for section in msgspec.structs.fields(Config):
-        if section.name in _SECTIONS:
-            start = f"{section.name}."
-            inner = {k.removeprefix(start): v for k, v in every.items() if k.startswith(start)}
-            tables[section.name] = section.type(**inner)
-    return Loaded(Config(**tables), where, path)
+    return Loaded(_table(Config, every), where, path)
+
+
+def _table(kind: type[S], every: Mapping[str, Any], start: str = "") -> S:
+    """A table of the file, with the tables in it, from values by dotted key."""
+    values = {
+        field.name: _table(field.type, every, f"{start}{field.name}.")
+        if is_table(field.type)
+        else every[start + field.name]
+        for field in msgspec.structs.fields(kind)
+    }
+    return kind(**values)
 
 
 def _validate(loaded: Loaded) -> list[Problem]:
@@ -130,6 +147,7 @@ def _validate(loaded: Loaded) -> list[Problem]:
         ("net.target_peers", net.target_peers <= net.max_connections, "at most max_connections"),
         ("net.bootstrap", all(a.peer for a in net.bootstrap), "each with its /p2p/PEER-ID"),
         ("net.listen", all(a.peer is None for a in net.listen), "addresses without /p2p/"),
+        ("net.score_interval", 0.05 <= net.score_interval <= 600, "0.05 s to 600 s"),
         ("liveness.interval", 0.1 <= interval <= 600, "0.1 s to 600 s"),
         (
             "replication.probe_interval",
@@ -191,11 +209,12 @@ def _read(path: Path, problems: list[Problem]) -> str:
     return ""
 
 
-def _flatten(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten(document: dict[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys; an unknown table is one unknown key, not one for each of its keys."""
-    for key, value in document.items():
+    for name, value in document.items():
+        key = start + name
         if key in _SECTIONS and isinstance(value, dict):
-            yield from ((f"{key}.{inner}", what) for inner, what in value.items())
+            yield from _flatten(value, f"{key}.")
         else:
             yield key, value
 
@@ -300,11 +319,11 @@ def near(key: str, say: Callable[[str], str] = str) -> str:
 
 
 def _known_beside(key: str) -> str:
-    section, dot, _ = key.partition(".")
+    section, dot, _ = key.rpartition(".")
     if not dot:
         top = [known for known in _FIELDS if "." not in known]
         return "one of " + ", ".join([*top, *(f"[{name}]" for name in _SECTIONS)])
-    inner = [known.partition(".")[2] for known in _FIELDS if known.startswith(section + ".")]
+    inner = [known.rpartition(".")[2] for known in _FIELDS if known.rpartition(".")[0] == section]
     return f"one of [{section}]'s " + ", ".join(inner)
 
 

@@ -41,11 +41,21 @@ NOTABLE = frozenset(
         "pull.done",
         "pull.failed",
         "pull.started",
+        "replication.adapter",
+        "replication.evicted",
         "replication.repaired",
         "replication.restored",
         "replication.short",
         "store.file-recovered",
         "store.recovered",
+        "upgrade.accepted",
+        "upgrade.asking",
+        "upgrade.in-force",
+        "upgrade.mode",
+        "upgrade.rolled-back",
+        "upgrade.said",
+        "upgrade.settled",
+        "upgrade.switched",
     }
 )
 """Kinds that the log shows at its usual level: a few dozen lines on a quiet day."""
@@ -68,6 +78,12 @@ ALARMING = frozenset(
         "store.file-lost",
         "store.quota-warning",
         "store.scrub-found",
+        "upgrade.late",
+        "upgrade.not-fetched",
+        "upgrade.not-recorded",
+        "upgrade.not-run",
+        "upgrade.quarantined",
+        "upgrade.trapped",
     }
 )
 """Kinds that are warnings in the log: something that the owner may have to see to."""

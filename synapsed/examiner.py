@@ -4,6 +4,8 @@ A manifest must be fetched, be of the kind that the proposal states, and its fil
 of a model their headers and a few tiles at random, of anything else every byte. What is fetched
 is not pinned, so the next `gc` takes it again.
 
+An upgrade's module is checked, too: whether it does what its slot demands (upgrades/soundness.py).
+
 A member of the council says what it found as a verdict; a proposer is told before it submits.
 """
 
@@ -15,7 +17,7 @@ from contextlib import contextmanager
 
 import trio
 
-from protocols.changes import AdoptionChange, touched
+from protocols.changes import AdoptionChange, UpgradeChange, touched
 from protocols.cid import cid_text
 from protocols.errands import Examine
 from protocols.errors import MalformedError, SynapseError
@@ -25,6 +27,7 @@ from synapsed.models import NotAModelManifestError
 from synapsed.transfer.limits import Room
 from synapsed.transfer.plan import Part
 from synapsed.transfer.pull import Puller
+from synapsed.upgrades.soundness import Soundness
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +80,15 @@ class Examiner:
     What a proposal may cost us is bounded whoever made it: strangers' proposals come here, too.
     """
 
-    def __init__(self, puller: Puller, found: Callable[[bytes, bool], None]) -> None:
+    def __init__(
+        self,
+        puller: Puller,
+        found: Callable[[bytes, bool], None],
+        soundness: Soundness | None = None,
+    ) -> None:
+        """`soundness` looks at upgrades; without it they are only fetched."""
         self._puller = puller
+        self._soundness = soundness
         self._found = found
         self._places = trio.CapacityLimiter(AT_ONCE)
         self._asked: deque[Examine] = deque()
@@ -116,7 +126,7 @@ class Examiner:
     async def _holds(self, proposal: ProposalManifest, budget: Budget) -> bool | None:
         """Whether it can be had; None where another look might tell."""
         try:
-            await self.look(proposal, budget)
+            await self.look(proposal, budget, thorough=True)
         except MalformedError as error:
             log.info("a proposal's artefact is not what it should be: %s", error)
             return False
@@ -125,9 +135,12 @@ class Examiner:
             return None
         return True
 
-    async def look(self, proposal: ProposalManifest, budget: Budget | None = None) -> None:
+    async def look(
+        self, proposal: ProposalManifest, budget: Budget | None = None, *, thorough: bool = False
+    ) -> None:
         """Fetch what a proposal is about. ArtefactUnavailableError, or MalformedError where it is
-        there and is something else."""
+        there and is something else, or, of an upgrade that is looked at `thorough`ly, is unsound.
+        """
         budget = budget or Budget()
         change = proposal.change
         stated = change.what if isinstance(change, AdoptionChange) else None
@@ -139,6 +152,9 @@ class Examiner:
                     raise WrongKindError(
                         f"{cid_text(cid)} is the manifest of a {kind}, no {stated}"
                     )
+            if isinstance(change, UpgradeChange) and self._soundness is not None:
+                look = self._soundness.look if thorough else self._soundness.fits
+                await look(change, budget.room)
 
     async def _fetch(self, cid: bytes, room: Room) -> Manifest:
         puller = self._puller

@@ -28,6 +28,7 @@ from protocols.keytext import key_text, parse_key
 from protocols.ledger_errors import GenesisError, WrongGenesisError
 from protocols.params import REGISTRY
 from protocols.peerid import parse_peer_id, peer_id_text
+from protocols.realm import Realm
 from synapsed import keys
 from synapsed.ledger_store import open_ledger_store
 from synapsed.lock import Lock
@@ -130,6 +131,11 @@ def network_of(payload: bytes) -> str:
 def genesis_hash(payload: bytes) -> bytes:
     """The chain hash that names the ledger."""
     return Spine.begin(decode_genesis(payload).network, payload).head.hash
+
+
+def realm_of(payload: bytes) -> Realm:
+    """What signatures for the ledger that begins with this entry name."""
+    return Realm(network_of(payload), genesis_hash(payload))
 
 
 # -- the file ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from protocols.ledger import LedgerState
 from protocols.params import REGISTRY
 from synapsed.config import Loaded, value_at
 
-USED = ("limits.upload",)
+USED = ("limits.upload", "limits.download")
 """Parameters of the network that this daemon acts on, beside the ledger's own; each is also the
 name of a setting."""
 

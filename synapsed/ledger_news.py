@@ -4,6 +4,9 @@
     ledger.caught-up     we have what others have, after we had not
     proposal.opened, proposal.counted, proposal.voted, proposal.approved, proposal.closed
     parameter.changed, human-key.changed
+    upgrade.accepted     the vote is for it; its rollout begins later
+    upgrade.stage, upgrade.settled, upgrade.rolled-back, upgrade.lapsed
+    upgrade.reported, upgrade.refused    what a daemon says of one in its rollout
     council.epoch, council.seated, council.unseated, council.guilt
 
 Every daemon tells the same of the same entry: the fields but `milliseconds` are the ledger's.
@@ -16,11 +19,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from protocols import entries as e
+from protocols.changes import UpgradeChange
 from protocols.cid import cid_of, cid_text
 from protocols.council import Certificate, Council
 from protocols.followchain import Advanced
 from protocols.keytext import key_text
 from protocols.ledger import LedgerState
+from protocols.ledger_upgrades import rollout_of
 from protocols.peerid import peer_id_text
 from synapsed import supervise
 
@@ -29,6 +34,12 @@ MAX_VOTED = 32
 RECENT = 1024
 """Entries whose way to ratification is remembered for the median and the like."""
 
+_STAGE_EVENTS = {
+    "open": "upgrade.stage",
+    "settle": "upgrade.settled",
+    "rollback": "upgrade.rolled-back",
+    "lapse": "upgrade.lapsed",
+}
 _NOTE, _TICK = b"\xa6dbody\xa2dkinddnote", b"\xa2dkinddtick"
 """How the canonical encodings of all notes, and of all ticks, begin: nothing follows from either
 but that it is there, and they are most of what there is."""
@@ -120,6 +131,8 @@ class News:
                     weight=body.weight,
                     **about,
                 )
+                if body.accepted:
+                    self._accepted(body.proposal, about, ledger)
             case e.ParameterEntry():
                 self._changed(body, about)
             case e.HumanKeyEntry():
@@ -131,6 +144,11 @@ class News:
                     proposal=cid_text(body.proposal),
                     **about,
                 )
+            case e.StageEntry():
+                self._stage(body, about)
+            case e.Report():
+                assert isinstance(entry, e.Submission)
+                self._reported(entry.author, body, about, ledger)
             case e.GuiltProof(proof):
                 self._guilt(proof.seat, proof.epoch, about, ledger)
 
@@ -187,6 +205,55 @@ class News:
                 proposal=cid_text(entry.proposal),
                 **about,
             )
+
+    def _accepted(self, cid: bytes, about: dict[str, object], ledger: LedgerState) -> None:
+        for each in ledger.executions:  # unless its rollout began in the same run of entries
+            if each.proposal == cid and isinstance(each.change, UpgradeChange):
+                change = each.change
+                self._emit(
+                    "upgrade.accepted",
+                    slot=change.slot,
+                    version=change.version,
+                    module=change.module.hex(),
+                    proposal=cid_text(cid),
+                    begins=each.due_at / 1000,
+                    **about,
+                )
+
+    def _stage(self, entry: e.StageEntry, about: dict[str, object]) -> None:
+        self._emit(
+            _STAGE_EVENTS[entry.event],
+            slot=entry.slot,
+            version=entry.version,
+            permille=entry.permille,
+            reason=entry.reason,
+            low=entry.low,
+            high=entry.high,
+            reports=entry.reports,
+            traps=entry.traps,
+            proposal=cid_text(entry.proposal),
+            **about,
+        )
+
+    def _reported(
+        self, author: bytes, report: e.Report, about: dict[str, object], ledger: LedgerState
+    ) -> None:
+        slot = rollout_of(ledger, report.proposal)
+        self._emit(
+            "upgrade.refused" if report.status == "refused" else "upgrade.reported",
+            peer=peer_id_text(author),
+            slot=None if slot is None else slot.slot,
+            permille=report.stage,
+            status=report.status,
+            gain=report.gain,
+            pairs=report.pairs,
+            calls=report.calls,
+            traps=report.traps,
+            disagreements=report.disagreements,
+            fuel=report.fuel,
+            proposal=cid_text(report.proposal),
+            **about,
+        )
 
     def _guilt(self, seat: int, epoch: int, about: dict[str, object], ledger: LedgerState) -> None:
         councils = {one.epoch: one for one in (*ledger.past, ledger.council)}

@@ -259,13 +259,16 @@ class LedgerService:
 
     def warnings(self) -> list[str]:
         """What the owner should know now."""
+        lost = "our seat lost what it had signed, and signs nothing in this epoch"
+        return [*self.trouble(), *([lost] if self.role == "lost-state" else [])]
+
+    def trouble(self) -> list[str]:
+        """What keeps this daemon from following, or from signing anything."""
         lines = []
         if self.stalled:
             lines.append(f"nothing is signed, because nothing can be saved: {self.stalled}")
         if (halted := self.machine.follower.halted) is not None:
             lines.append(f"the ledger is followed no further: {halted}")
-        if self.role == "lost-state":
-            lines.append("our seat lost what it had signed, and signs nothing in this epoch")
         follower = self.machine.follower
         if follower.strangers and not follower.companions:
             lines.append(_wrong_genesis(follower.strangers, self.history.genesis))

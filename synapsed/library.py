@@ -111,7 +111,9 @@ class Library:
             report(shapes.Progress(stage="import", done=done, total=total))
 
         store = self._parts.store
-        found = await _thread(partial(library.import_model, store, path, name, say))
+        with self._parts.evictor.room() as room:
+            take = partial(library.import_model, make_room=room.make_from_thread)
+            found = await _thread(partial(take, store, path, name, say))
         await self._wanted_again(found.cid)
         self._parts.shards.changed(found.cid, at_once=True)
         size = sum(ref.size for ref in found.manifest.files)
@@ -161,8 +163,10 @@ class Library:
             self._announce(model)
 
         fresh = await _thread(self._pin, cid, PULLED)
+        parts.adapters.chosen(cid)
         try:
-            done = await parts.puller.pull(cid, part, progress=say)
+            with parts.evictor.room() as room:
+                done = await parts.puller.pull(cid, part, progress=say, make_room=room.make)
         except SynapseError as error:
             if fresh and (isinstance(error, NOTHING_TO_KEEP) or not parts.store.has_block(cid)):
                 await _thread(parts.store.unpin, cid, PULLED)
@@ -295,7 +299,8 @@ class Library:
 
     async def publish(self, draft: shapes.Draft) -> shapes.AnnouncementInfo:
         """Take a draft's file into the store, write its manifest, pin and announce it."""
-        body = await _thread(self._take, draft)
+        with self._parts.evictor.room() as room:
+            body = await _thread(self._take, draft, room.make_from_thread)
         self._parts.catalog.announce(body)
         entry = self._parts.catalog.catalog.own(kind_of_body(body), body.subject)
         if entry is None:
@@ -305,9 +310,10 @@ class Library:
             )
         return self._announced(entry)
 
-    def _take(self, draft: shapes.Draft) -> Body:
+    def _take(self, draft: shapes.Draft, make_room: Callable[[int], None]) -> Body:
         """Keep what a draft describes; the body of its announcement."""
         store, author = self._parts.store, self._parts.identity.peer_id
+        published = partial(library.import_artefact, reason=PUBLISHED, make_room=make_room)
         match draft:
             case shapes.ProposalDraft():
                 data = encode_manifest(drafts.proposal_manifest(draft, author))
@@ -316,14 +322,12 @@ class Library:
             case shapes.AdapterDraft():
                 adapter = partial(drafts.adapter_manifest, draft, author=author)
                 path = Path(draft.file)
-                taken = library.import_artefact(
-                    store, path, "safetensors", adapter, reason=PUBLISHED
-                )
+                taken = published(store, path, "safetensors", adapter)
                 return drafts.adapter_body(*taken)
             case shapes.KernelDraft():
                 kernel = partial(drafts.kernel_manifest, draft, author=author)
                 path = Path(draft.file)
-                built = library.import_artefact(store, path, "flat", kernel, reason=PUBLISHED)
+                built = published(store, path, "flat", kernel)
                 return drafts.kernel_body(*built, draft.benchmarks[0])
 
     async def withdraw(self, announcement: bytes) -> shapes.AnnouncementInfo:
@@ -335,6 +339,8 @@ class Library:
                 remedy="`synapsectl announcements` lists them",
             )
         self._parts.catalog.withdraw(entry.kind, entry.subject)
+        if entry.kind == "adapter":
+            await self._parts.adapters.decline(entry.subject)
         return self._announced(entry)
 
     def _announced(self, entry: Entry) -> shapes.AnnouncementInfo:

@@ -5,8 +5,10 @@
       │      puller ──┘            streams of blocks, both ways
       ├───── shards                what we announce
       ├───── replicator, replicas  what is repaired, and how much of it is kept for others
+      ├───── evictor, adapters     what of it gives way to the owner, and which adapters are held
       └───── ledger, in_force      what the network decides, where a genesis is here, and what of
-                                   it holds here
+      │                            it holds here
+      └───── board, upgrades       which version of each slot answers, and how it comes here
 
 Read next: driver.py for how a protocol's machine is carried out, parts.py for the list of parts,
 overview.py and library.py for what the control socket asks of them.
@@ -16,19 +18,25 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, closing
+from functools import partial
 
 import trio
 
 from protocols import blocks, replication
 from protocols.heartbeat import Counters
-from synapsed.assembly import Assembly
+from protocols.slots import SLOTS
+from synapsed.adapters import Adapters
+from synapsed.authoring.verdict import check_apart
 from synapsed.catalog_service import CatalogService
 from synapsed.config import Config, Loaded
 from synapsed.control.meters import MessageMeter
 from synapsed.control.server import serve_control
+from synapsed.elsewhere import Network
 from synapsed.events import Event, EventBus
+from synapsed.eviction import Evictor
 from synapsed.examiner import Examiner
 from synapsed.inforce import InForce
+from synapsed.jail.jail import Jail
 from synapsed.keys import Identity
 from synapsed.ledger_service import Founded, LedgerService, open_founded
 from synapsed.library import Library
@@ -44,11 +52,17 @@ from synapsed.replicator import Replicator
 from synapsed.shards import Shards
 from synapsed.sources import CatalogSources
 from synapsed.store import Store
+from synapsed.store.errors import disk_errors
 from synapsed.supervise import supervise
 from synapsed.tally import Tally
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
 from synapsed.transfer.serve import MAX_STREAMS_PER_PEER, BlockServer
+from synapsed.upgrades import Board
+from synapsed.upgrades import compose as upgrades_of
+from synapsed.upgrades.soundness import Soundness
+from synapsed.upgrading import Upgrading
+from synapsed.uses import Uses
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +72,7 @@ METER_SECONDS = 1.0
 """Between two readings of the message counts: a tenth of the window that rates are over."""
 
 
-class Facade(Overview, Library, Assembly):
+class Facade(Overview, Library, Upgrading):
     """NodeApi: what the control socket asks of a node."""
 
 
@@ -89,7 +103,10 @@ async def run_node(
         if founded is not None:
             stack.enter_context(closing(founded.store))
         book = PeerBook(store.table("peers", durable=False))
-        async with open_net(net_settings(config), identity, config.network, book, bus.emit) as net:
+        board = Board(SLOTS, bus.emit)
+        async with open_net(
+            net_settings(config), identity, config.network, book, bus.emit, slots=board
+        ) as net:
             parts = compose(
                 loaded,
                 paths,
@@ -99,6 +116,7 @@ async def run_node(
                 net=net,
                 tally=tally,
                 lag=lag,
+                board=board,
                 founded=founded,
             )
             await _run(parts, ready, stop, beside)
@@ -116,6 +134,7 @@ def net_settings(config: Config) -> NetSettings:
         dht=net.dht,
         target_peers=net.target_peers,
         max_connections=net.max_connections,
+        score_seconds=float(net.score_interval),
     )
 
 
@@ -129,6 +148,7 @@ def compose(
     net: Net,
     tally: Tally,
     lag: LoopLag,
+    board: Board,
     founded: Founded | None,
 ) -> Parts:
     """Put the parts together; nothing runs yet."""
@@ -150,7 +170,13 @@ def compose(
     )
     sources = CatalogSources(catalog, net, liveness.is_alive)
     puller = Puller(
-        identity.peer_id, store, reach, sources, blame=net.blame, credit=net.book.transferred
+        identity.peer_id,
+        store,
+        reach,
+        sources,
+        blame=net.blame,
+        credit=net.book.transferred,
+        slots=board,
     )
     shards = _shards(store, catalog, puller)
     replicas = Replicas(store, Declined(store.table("declined")), shards.changed)
@@ -164,7 +190,9 @@ def compose(
         blame=net.blame,
         tell=bus.emit,
     )
-    in_force = InForce(loaded, lambda _name, value: uploads.set_rate(value))
+    rates = {"limits.upload": uploads.set_rate, "limits.download": puller.downloads.set_rate}
+    puller.downloads.set_rate(int(config.limits.download))
+    in_force = InForce(loaded, lambda name, value: rates[name](value))
     ledger = None
     if founded is not None:
         ledger = LedgerService(
@@ -176,7 +204,50 @@ def compose(
             willing=config.council.willing,
             keep_all=config.ledger.keep == "all",
         )
-    examiner = Examiner(puller, _nobody if ledger is None else ledger.examined)
+    elsewhere = Network(net, catalog, liveness, replicator)
+    uses = Uses(store.table("uses", durable=False))
+    wanted = _replication_settings(config)
+    evictor = Evictor(
+        store,
+        replicas,
+        elsewhere,
+        uses,
+        wanted=wanted.copies,
+        changed=shards.changed,
+        tell=bus.emit,
+        slots=board,
+    )
+    adapters = Adapters(
+        store,
+        catalog,
+        puller,
+        replicas,
+        elsewhere,
+        me=identity.peer_id,
+        wanted=wanted.copies,
+        hold=wanted.hold,
+        reputation=lambda: {} if ledger is None else ledger.ledger.reputation,
+        tell=bus.emit,
+        slots=board,
+    )
+    evictor.on_gone.append(adapters.gone)
+    jail, upgrades = None, None
+    if ledger is not None:
+        with disk_errors(paths.jail, "preparing the jail in"):
+            jail = Jail(paths.jail, bus.emit, allow_weaker=config.upgrades.allow_weaker_jail)
+        upgrades = upgrades_of.compose(
+            config,
+            paths,
+            identity,
+            store=store,
+            puller=puller,
+            evictor=evictor,
+            ledger=ledger,
+            board=board,
+            jail=jail,
+            emit=bus.emit,
+        )
+    examiner = _examiner(config, store, puller, ledger)
     return Parts(
         loaded=loaded,
         paths=paths,
@@ -197,10 +268,26 @@ def compose(
         shards=shards,
         replicas=replicas,
         replicator=replicator,
+        uses=uses,
+        evictor=evictor,
+        adapters=adapters,
         in_force=in_force,
         examiner=examiner,
+        board=board,
         ledger=ledger,
+        jail=jail,
+        upgrades=upgrades,
     )
+
+
+def _examiner(
+    config: Config, store: Store, puller: Puller, ledger: LedgerService | None
+) -> Examiner:
+    if ledger is None:
+        return Examiner(puller, _nobody)
+    check = partial(check_apart, allow_weaker=config.upgrades.allow_weaker_jail)
+    soundness = Soundness(store, puller, lambda: ledger.ledger, check)
+    return Examiner(puller, ledger.examined, soundness)
 
 
 def _counters(
@@ -246,7 +333,9 @@ async def _run(
     """Run all services until `stop`, then say goodbye."""
     parts.catalog.on_changed.append(lambda kind, subject: _catalog_changed(parts, kind, subject))
     parts.bus.observe(lambda event: _store_changed(parts, event))
-    server = BlockServer(parts.store, parts.uploads, parts.puller, parts.net.blame)
+    server = BlockServer(
+        parts.store, parts.uploads, parts.puller, parts.net.blame, gave=parts.uses.gave
+    )
     parts.net.serve(blocks.PROTOCOL, server.handle, MAX_STREAMS_PER_PEER)
     services: dict[str, Callable[[], Awaitable[None]]] = {
         "catalog": parts.catalog.run,
@@ -255,10 +344,15 @@ async def _run(
         "shards": parts.shards.run,
         "replicas": parts.replicas.run,
         "replicator": parts.replicator.run,
+        "evictor": parts.evictor.run,
+        "adapters": parts.adapters.run,
         "meter": lambda: _meter(parts),
     }
     if parts.ledger is not None:
         services |= _ledger_services(parts, parts.ledger)
+    if parts.upgrades is not None and parts.jail is not None:
+        services |= {"upgrades": parts.upgrades.run, "jail": parts.jail.run}
+        await parts.upgrades.restore()
     if beside is not None:
         services["beside"] = lambda: beside(parts)
     async with trio.open_nursery() as nursery:

@@ -17,7 +17,7 @@ from synapsed.control.ledgermodels import LedgerCounters, LedgerGlance
 from synapsed.control.meters import MessageMeter
 from synapsed.control.problems import InvalidError, UnknownError
 from synapsed.doctor.facts import gather
-from synapsed.doctor.report import Live
+from synapsed.doctor.report import LedgerHealth, Live
 from synapsed.events import EventBus
 from synapsed.inforce import USED
 from synapsed.ledger_news import quantiles
@@ -82,6 +82,8 @@ class Overview:
         if self._parts.ledger is not None:
             lines += self._parts.ledger.warnings()
             lines += silence.warnings(self._parts.ledger, self._parts.liveness.is_alive)
+        if self._parts.upgrades is not None:
+            lines += self._parts.upgrades.warnings()
         use = self._store_use()
         if use.used * 100 >= use.quota * WARN_PERCENT:
             full = "over its quota" if use.used > use.quota else "nearly full"
@@ -125,9 +127,23 @@ class Overview:
             scrub_bad=parts.tally.scrub[1] if parts.tally.scrub else 0,
             loop_stall_ms=parts.lag.read()["max"],
             failed_tasks=dict(parts.tally.failed_tasks),
+            ledger=None if parts.ledger is None else self._health(parts.ledger),
         )
         facts = await trio.to_thread.run_sync(gather, parts.paths, os.environ, live)
         return shapes.DoctorReport(doctor.examine(facts))
+
+    def _health(self, ledger: LedgerService) -> LedgerHealth:
+        lost = ledger.role == "lost-state"
+        council = ledger.ledger.council
+        return LedgerHealth(
+            index=ledger.ledger.head.index,
+            behind=ledger.machine.follower.behind,
+            trouble=ledger.trouble(),
+            seat_lost=lost,
+            silence=silence.warnings(ledger, self._parts.liveness.is_alive),
+            seats=len(council.seats),
+            quorum=council.quorum,
+        )
 
     async def config(self) -> shapes.ConfigReport:
         """Every setting in force and where it came from."""
@@ -135,6 +151,7 @@ class Overview:
         now = await self.limits()
         changeable = {
             "limits.upload": Rate(now.upload),
+            "limits.download": Rate(now.download),
             "limits.max_pulls": now.max_pulls,
             "store.quota": Size(now.quota),
         }
@@ -157,6 +174,7 @@ class Overview:
         parts = self._parts
         return shapes.Limits(
             upload=parts.uploads.rate,
+            download=parts.puller.downloads.rate,
             quota=parts.store.quota.limit,
             max_pulls=int(parts.pulls.total_tokens),
             max_connections=parts.loaded.config.net.max_connections,
@@ -168,8 +186,11 @@ class Overview:
         parts = self._parts
         if change.upload is not msgspec.UNSET:
             parts.in_force.set_own("limits.upload", change.upload)
+        if change.download is not msgspec.UNSET:
+            parts.in_force.set_own("limits.download", change.download)
         if change.quota is not msgspec.UNSET:
             parts.store.quota.limit = change.quota
+            await parts.evictor.fit()
         if change.max_pulls is not msgspec.UNSET:
             parts.pulls.total_tokens = change.max_pulls
         now = await self.limits()
@@ -193,11 +214,18 @@ class Overview:
     # -- peers --------------------------------------------------------------------------------
 
     async def peers(self, which: shapes.Which) -> list[shapes.PeerInfo]:
-        """Peers connected, alive by heartbeat, or either; this daemon is none of them."""
+        """Peers connected, alive by heartbeat, or all with the banned; this daemon is none."""
+        banned = self._parts.net.book.bans()
         connected = {peer.id: peer for peer in self._parts.net.peers()}
         live = set(self._parts.liveness.alive()) - {self._parts.identity.peer_id}
-        chosen = {"connected": connected.keys(), "live": live, "all": connected.keys() | live}
-        return [self._peer(peer_id, connected.get(peer_id)) for peer_id in sorted(chosen[which])]
+        every = connected.keys() | live | banned.keys()
+        chosen = {"connected": connected.keys(), "live": live, "all": every}
+        found = []
+        for peer_id in sorted(chosen[which]):
+            info = self._peer(peer_id, connected.get(peer_id))
+            info.banned_until = banned.get(peer_id)
+            found.append(info)
+        return found
 
     def _peer(self, peer_id: bytes, peer: Peer | None) -> shapes.PeerInfo:
         record = self._parts.net.book.record(peer_id)
@@ -244,14 +272,21 @@ class Overview:
     async def announcements(
         self, kind: shapes.Kind | None, subject: bytes | None
     ) -> list[shapes.AnnouncementInfo]:
-        """The live catalog, newest first."""
+        """The live catalog, newest first; of adapters alone, the most suitable first."""
+        parts = self._parts
         entries = [
             entry
-            for entry in self._parts.catalog.catalog.entries(kind)
+            for entry in parts.catalog.catalog.entries(kind)
             if subject is None or entry.subject == subject
         ]
         entries.sort(key=lambda entry: (-entry.announcement.issued, entry.id))
-        return [announcement_info(entry, self._parts.identity.peer_id) for entry in entries]
+        me = parts.identity.peer_id
+        if kind != "adapter":
+            return [announcement_info(entry, me) for entry in entries]
+        scores = {one.cid: one.score for one in await parts.adapters.ranked(shown=True)}
+        # What came while they were ranked stands last, without a score.
+        entries.sort(key=lambda entry: (-scores.get(entry.subject, -1), entry.subject))
+        return [announcement_info(entry, me, scores.get(entry.subject)) for entry in entries]
 
 
 def _glance(ledger: LedgerService) -> LedgerGlance:
@@ -297,7 +332,7 @@ def _ledger_counters(ledger: LedgerService) -> LedgerCounters:
     )
 
 
-def announcement_info(entry: Entry, me: bytes) -> shapes.AnnouncementInfo:
+def announcement_info(entry: Entry, me: bytes, score: int | None = None) -> shapes.AnnouncementInfo:
     """An announcement as people see it."""
     said = entry.announcement
     return shapes.AnnouncementInfo(
@@ -310,6 +345,7 @@ def announcement_info(entry: Entry, me: bytes) -> shapes.AnnouncementInfo:
         expires=said.expires / 1000,
         own=entry.issuer == me,
         body=_shown(msgspec.to_builtins(said.body, builtin_types=(bytes,))),
+        score=score,
     )
 
 

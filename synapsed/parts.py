@@ -3,12 +3,15 @@
 import msgspec
 import trio
 
+from synapsed.adapters import Adapters
 from synapsed.catalog_service import CatalogService
 from synapsed.config import Loaded
 from synapsed.control.meters import MessageMeter
 from synapsed.events import EventBus
+from synapsed.eviction import Evictor
 from synapsed.examiner import Examiner
 from synapsed.inforce import InForce
+from synapsed.jail.jail import Jail
 from synapsed.keys import Identity
 from synapsed.ledger_service import LedgerService
 from synapsed.liveness_service import LivenessService
@@ -23,6 +26,8 @@ from synapsed.store import Store
 from synapsed.tally import Tally
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
+from synapsed.upgrades import Board, UpgradeService
+from synapsed.uses import Uses
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +53,15 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     shards: Shards
     replicas: Replicas
     replicator: Replicator
+    uses: Uses
+    evictor: Evictor
+    adapters: Adapters
     in_force: InForce
     examiner: Examiner
+    board: Board
+    """What answers in each slot: the Slots of all services."""
     ledger: LedgerService | None
     """None where the daemon was given no genesis."""
+    jail: Jail | None
+    upgrades: UpgradeService | None
+    """None, as the jail is, where there is no ledger that could say anything of upgrades."""

@@ -61,6 +61,16 @@ class Paths(msgspec.Struct, frozen=True):
         return self.data / "ledger.db"
 
     @property
+    def jail(self) -> Path:
+        """What the compiler made of modules, and the key that vouches for it."""
+        return self.data / "jail"
+
+    @property
+    def recorded(self) -> Path:
+        """The last batches of each slot, to replay."""
+        return self.data / "recorded"
+
+    @property
     def models(self) -> Path:
         """One folder per held model, as other programs map it."""
         return self.data / "models"

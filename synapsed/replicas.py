@@ -10,6 +10,8 @@ of. So all that is fetched without the owner's asking is bounded here, and colle
                                            pinned as REPLICA once there is some
 
 What the owner has removed is declined: no repair brings it back until the owner wants it again.
+What the owner needs the room for goes before all of it: a `Claim` keeps room free of what comes
+for others, and eviction.py makes it.
 """
 
 import math
@@ -25,6 +27,7 @@ from synapsed.models import forget_watched
 from synapsed.ports import Table
 from synapsed.store import Store
 from synapsed.store.reasons import FOR_OTHERS, REPLICA, WATCHED
+from synapsed.transfer.errors import StoppedError
 from synapsed.transfer.limits import Room
 
 SHARE = 0.5
@@ -42,6 +45,23 @@ class Changed(Protocol):
     """Is told of a model of which there is more here than there was (Shards.changed)."""
 
     def __call__(self, model: bytes, *, at_once: bool = False) -> None: ...
+
+
+class Claim:
+    """Room that work of the owner's needs and has not used yet."""
+
+    def __init__(self) -> None:
+        self._need = 0
+        self._then = 0
+
+    def left(self, used: int) -> int:
+        """Bytes of it, where the store has `used` now. What others wrote meanwhile counts as
+        ours: who comes last in a crowd asks again."""
+        return max(0, self._need - max(0, used - self._then))
+
+    def raise_to(self, need: int, used: int) -> None:
+        """At least so many bytes are needed from now on."""
+        self._need, self._then = max(need, self.left(used)), used
 
 
 class Declined:
@@ -77,6 +97,29 @@ class Replicas:
         self._used_then = math.nan
         self._learned: dict[bytes, int] = {}
         self._reserved = 0
+        self._claims: list[Claim] = []
+        self._repairs: set[trio.CancelScope] = set()
+        self._repair_ended = trio.Event()
+
+    @property
+    def claimed(self) -> int:
+        """Bytes that work of the owner's will still take."""
+        return sum(claim.left(self._store.quota.used) for claim in self._claims)
+
+    @contextmanager
+    def claim(self) -> Iterator[Claim]:
+        """Room for work of the owner's, for as long as that lasts."""
+        claim = Claim()
+        self._claims.append(claim)
+        try:
+            yield claim
+        finally:
+            self._claims.remove(claim)
+
+    @property
+    def for_others(self) -> int:
+        """Bytes that are here for others alone, when it was last counted."""
+        return self._for_others
 
     @property
     def free(self) -> int:
@@ -85,7 +128,7 @@ class Replicas:
         # What came since the last count may be the owner's; until we look it is not counted so.
         since = 0 if math.isnan(self._used_then) else max(0, quota.used - int(self._used_then))
         share = int(quota.limit * SHARE) - self._for_others - since
-        return max(0, min(share, quota.limit - quota.used))
+        return max(0, min(share, quota.limit - quota.used - self.claimed))
 
     async def run(self) -> None:
         """Count what is here for others, again and again, until cancelled."""
@@ -139,6 +182,10 @@ class Replicas:
     async def forget(self, model: bytes) -> None:
         """Let go of what was learned of a model; of what is kept for other reasons, nothing."""
         await trio.to_thread.run_sync(forget_watched, self._store, model)
+        self.forgot(model)
+
+    def forgot(self, model: bytes) -> None:
+        """What was learned of a model is gone."""
         self._learned.pop(model, None)
 
     def watched(self) -> list[bytes]:
@@ -146,6 +193,27 @@ class Replicas:
         return sorted(self._learned)
 
     # -- what is held -----------------------------------------------------------------------
+
+    @contextmanager
+    def repairing(self) -> Iterator[Room]:
+        """Room for one repair. StoppedError where the owner needs it."""
+        with trio.CancelScope() as scope:
+            self._repairs.add(scope)
+            try:
+                yield Room(self.free)
+            finally:
+                self._repairs.discard(scope)
+                self._repair_ended.set()
+        if scope.cancelled_caught:
+            raise StoppedError("the owner needs the room")
+
+    async def halt(self) -> None:
+        """End the repairs that are running; what they brought is on record then."""
+        while self._repairs:
+            self._repair_ended = trio.Event()
+            for scope in self._repairs:
+                scope.cancel()
+            await self._repair_ended.wait()
 
     def declines(self, model: bytes) -> bool:
         """Whether the owner does not want it here."""

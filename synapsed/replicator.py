@@ -78,6 +78,15 @@ class Replicator:
         """How a model stands by what we count."""
         return self._machine.standing(model)
 
+    def elsewhere(self, model: bytes) -> list[int]:
+        """The copies of each of its tiles that count, ours left out; [] where not known."""
+        return self._machine.elsewhere(model)
+
+    def forgot(self, model: bytes) -> None:
+        """What was learned of a model is gone: it is watched again when there is room for that."""
+        self._handle(HoldersChanged(model, ()))
+        self.holders_changed(model)
+
     def proven(self, model: bytes, peer: bytes) -> bool:
         """Whether a holder's copies count just now."""
         return self._machine.trusts(model, peer, trio.current_time())

@@ -60,8 +60,9 @@ class Tally:
                 _count(self.faults, fields["fault"])
             case "task.failed" | "handler.failed":
                 _count(self.failed_tasks, fields["name"])
-            case "peer.connected" if fields["direction"] == "inbound":
-                self.inbound += 1
+            case "peer.connected":
+                self.inbound += fields["direction"] == "inbound"
+                self._reached_peer(fields["peer"])
             case "store.damaged":
                 self.damaged += fields["leaves"]
             case "mdns.failed":
@@ -84,6 +85,13 @@ class Tally:
                 )
             case "store.scrubbed":
                 self.scrub = (event.at, fields["bad"])
+
+    def _reached_peer(self, peer: str) -> None:
+        """A bootstrap that dialled us, or was found another way, is reached."""
+        for addr in self.bootstrap:
+            if addr.endswith(f"/p2p/{peer}"):
+                self.bootstrap[addr] = ""
+                self._warnings.pop(addr, None)
 
 
 def _count(counts: dict[str, int], name: str) -> None:

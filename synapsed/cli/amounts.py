@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 from synapsed.quantities import Rate, Seconds, Size
 
+_LONG = 1_000_000
+"""From here on a number that no unit says exactly may be rounded."""
+
 
 def percent(fraction: float) -> str:
     """A share of 1, to three digits."""
@@ -44,7 +47,28 @@ def parse_amount(text: str, unit: str) -> int:
     return _FORMS[unit][0](stripped)
 
 
+def within(name: str, text: str, unit: str, least: int, most: int) -> int:
+    """The value of a parameter; ValueError, in its author's units, where it is out of range."""
+    value = parse_amount(text, unit)
+    if not least <= value <= most:
+        bounds = f"{amount(least, unit)} and {amount(most, unit)}"
+        raise ValueError(f"{name} = {amount(value, unit)} is not between {bounds}")
+    return value
+
+
 def amount(value: int, unit: str) -> str:
     """A value for people: in the largest unit that is exact, or with its own."""
     text = _FORMS[unit][1](value) if unit in _FORMS else f"{value} {unit}".strip()
     return text if not text.isdigit() or not unit else f"{text} {unit}"
+
+
+def about(value: int, unit: str) -> str:
+    """The same, with many bytes in three digits: nobody reads 1099511627776."""
+    text = amount(value, unit)
+    if value < _LONG or not unit.startswith("B") or text != f"{value} {unit}":
+        return text
+    size, prefixes = value / 1000, iter("kMGTPE")
+    prefix = next(prefixes)
+    while size >= 1000:
+        size, prefix = size / 1000, next(prefixes)
+    return f"about {size:.3g} {prefix}{unit}"

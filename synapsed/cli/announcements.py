@@ -35,14 +35,15 @@ def register(app: typer.Typer) -> None:
 def announcements(
     cli: Cli,
     kind: Annotated[
-        Literal["shard", "adapter", "kernel", "proposal"] | None, typer.Option(help="Only these.")
+        Literal["shard", "adapter", "kernel", "upgrade", "proposal"] | None,
+        typer.Option(help="Only these."),
     ] = None,
     subject: Annotated[
         str | None,
         typer.Option(metavar="CID", help="Only about this: its beginning, or a model's name."),
     ] = None,
 ) -> None:
-    """The live announcements that this daemon knows."""
+    """The live announcements that this daemon knows; adapters alone by how well they suit it."""
     with cli.client() as client:
         about = subject_cid(client, subject) if subject is not None else None
         query = {"kind": kind, "subject": about}
@@ -60,11 +61,12 @@ def announcements(
 def _table(out: "Output", found: list[models.AnnouncementInfo], names: Mapping[str, str]) -> None:
     from synapsed.cli.output import short_cid, short_peer, short_text  # noqa: PLC0415
 
-    columns = ("ID", "KIND", "SUBJECT", "NAME", "ISSUER")
+    ranked = any(entry.score is not None for entry in found)
+    columns = ("ID", "SCORE" if ranked else "KIND", "SUBJECT", "NAME", "ISSUER")
     rows = (
         (
             short_cid(entry.id),
-            entry.kind,
+            str(entry.score or "") if ranked else entry.kind,
             short_cid(entry.subject),
             short_text(_name(entry, names), NAME_WIDTH),
             "this daemon" if entry.own else short_peer(entry.issuer, ISSUER_WIDTH),
@@ -74,9 +76,13 @@ def _table(out: "Output", found: list[models.AnnouncementInfo], names: Mapping[s
     out.table(columns, rows, empty="no announcements")
 
 
+_FIELDS = {"adapter": "name", "kernel": "operation", "proposal": "title", "upgrade": "slot"}
+"""What an announcement of each kind is called by; a model's name is in its manifest."""
+
+
 def _name(entry: models.AnnouncementInfo, names: Mapping[str, str]) -> str:
     """What its issuer calls it; a model's name is in its manifest, which not everybody has."""
-    field = {"adapter": "name", "kernel": "operation", "proposal": "title"}.get(entry.kind)
+    field = _FIELDS.get(entry.kind)
     return names.get(entry.subject, "") if field is None else str(entry.body.get(field, ""))
 
 

@@ -12,7 +12,7 @@ import typer
 from protocols.errors import SynapseError
 from synapsed.cli.common import Cli
 from synapsed.cli.names import model_cid
-from synapsed.control import ledgermodels, models
+from synapsed.control import ledgermodels, models, upgrademodels
 
 if TYPE_CHECKING:
     from synapsed.control.client import Client
@@ -90,6 +90,23 @@ def proposals(context: typer.Context, incomplete: str) -> list[str]:
         return [each.cid for each in sorted(found, key=lambda each: each.state != "open")]
 
     return _offer(context, incomplete, ask)
+
+
+def upgrades(context: typer.Context, incomplete: str) -> list[str]:
+    """Upgrades that were proposed, and slots for their newest."""
+
+    def ask(client: "Client") -> list[str]:
+        found = client.call("GET", "/v1/upgrades", upgrademodels.Upgrades).upgrades
+        return [*dict.fromkeys(each.slot for each in found), *(each.proposal for each in found)]
+
+    return _offer(context, incomplete, ask)
+
+
+def slots(incomplete: str) -> list[str]:
+    """What an upgrade may replace: no daemon is asked."""
+    from protocols.slots import SLOTS  # noqa: PLC0415
+
+    return [name for name in SLOTS if name.startswith(incomplete)]
 
 
 def parameters(context: typer.Context, incomplete: str) -> list[str]:

@@ -218,14 +218,14 @@ def _params(out: "Output", found: list[said.ParamInfo]) -> None:
 
 
 def _param(out: "Output", found: said.ParamInfo) -> None:
-    from synapsed.cli.amounts import amount  # noqa: PLC0415
+    from synapsed.cli.amounts import about, amount  # noqa: PLC0415
 
     unit = found.unit
     rows = [
         ("parameter", found.name),
         ("value", amount(found.value, unit)),
         ("default", amount(found.default, unit)),
-        ("range", f"{amount(found.least, unit)} to {amount(found.most, unit)}"),
+        ("range", f"{amount(found.least, unit)} to {about(found.most, unit)}"),
         ("what", found.text),
         ("risk", found.risk),
         ("from", found.origin if found.index is None else f"index {found.index}"),

@@ -108,6 +108,9 @@ def limits(
     upload: Annotated[
         str | None, typer.Option(metavar="RATE", help='"20 Mbit/s", "2.5 MB/s", or 0: unlimited.')
     ] = None,
+    download: Annotated[
+        str | None, typer.Option(metavar="RATE", help="The same for what is fetched.")
+    ] = None,
     quota: Annotated[str | None, typer.Option(metavar="SIZE", help='Disk: "50 GiB".')] = None,
     max_pulls: Annotated[
         int | None,
@@ -117,6 +120,7 @@ def limits(
     """Show the limits in force, or change them until the restart."""
     change = models.LimitsRequest(
         upload=UNSET if upload is None else _quantity("--upload", upload),
+        download=UNSET if download is None else _quantity("--download", download),
         quota=UNSET if quota is None else _quantity("--quota", quota),
         max_pulls=UNSET if max_pulls is None else max_pulls,
     )
@@ -127,19 +131,13 @@ def limits(
             found = client.call("PUT", "/v1/limits", models.Limits, change)
 
     def show(out: "Output") -> None:
-        from synapsed.cli.output import limit, rate  # noqa: PLC0415
-        from synapsed.quantities import Rate, Size  # noqa: PLC0415
+        from synapsed.cli.output import limit  # noqa: PLC0415
+        from synapsed.quantities import Size  # noqa: PLC0415
 
-        upload = Rate(found.upload).text()
-        origin = found.origins.get("limits.upload", "default")
-        known = {"default": "", "limits": ", until the restart"}
         out.pairs(
             [
-                (
-                    "upload",
-                    (upload if " " in upload else rate(found.upload))
-                    + known.get(origin, f", from {origin}"),
-                ),
+                ("upload", _rate_line(found, "upload", found.upload)),
+                ("download", _rate_line(found, "download", found.download)),
                 ("quota", limit(Size(found.quota).text(), found.quota)),
                 ("max pulls", str(found.max_pulls)),
                 ("max connections", str(found.max_connections)),
@@ -149,10 +147,21 @@ def limits(
     cli.done(found, show)
 
 
+def _rate_line(limits: models.Limits, name: str, value: int) -> str:
+    """A rate, and why it holds."""
+    from synapsed.cli.output import rate  # noqa: PLC0415
+    from synapsed.quantities import Rate  # noqa: PLC0415
+
+    text = Rate(value).text()
+    origin = limits.origins.get(f"limits.{name}", "default")
+    known = {"default": "", "limits": ", until the restart"}
+    return (text if " " in text else rate(value)) + known.get(origin, f", from {origin}")
+
+
 def _quantity(option: str, text: str) -> int:
     from synapsed.quantities import Rate, Size  # noqa: PLC0415
 
-    kind = Rate if option == "--upload" else Size
+    kind = Size if option == "--quota" else Rate
     try:
         value = int(kind.parse(text))
     except ValueError as error:

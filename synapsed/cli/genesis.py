@@ -1,5 +1,6 @@
 """genesis seat|new|show: founding a network. No daemon is needed, nor may it run for `seat`."""
 
+import difflib
 import sys
 import time
 from pathlib import Path
@@ -10,12 +11,15 @@ import typer
 
 from protocols.errors import SynapseError
 from synapsed.cli.common import Cli, command, path_of
-from synapsed.cli.proposing import named_key
+from synapsed.cli.proposing import named_key, once_each
 from synapsed.control.problems import ConflictError
 
 if TYPE_CHECKING:
     from synapsed.cli.output import Output
     from synapsed.genesis import Member
+
+LEAST_SEATS = 4
+"""Of a council that bears one liar, or one member that is down."""
 
 genesis = typer.Typer(help="Found a network: its first ledger entry.", no_args_is_help=True)
 
@@ -110,15 +114,19 @@ def new(
     ] = None,
 ) -> None:
     """Write a network's genesis file from its founders' lines (repeat the options)."""
+    from protocols.peerid import peer_id_text  # noqa: PLC0415
     from synapsed import genesis as founding  # noqa: PLC0415
 
+    members = [found for text in member for found in _members(text)]
+    humans = [_human(text) for text in human or []]
+    settings = [_setting(text) for text in param or []]
+    grants = [_grant(text) for text in grant or []]
+    once_each((peer_id_text(each.peer) for each in members), "the founder", "--member")
+    once_each((name for name, _ in humans), "the human key", "--human")
+    once_each((name for name, _ in settings), "the parameter", "--param")
+    once_each((peer_id_text(peer) for peer, _ in grants), "the grant to", "--grant")
     payload = founding.compose(
-        network,
-        [found for text in member for found in _members(text)],
-        dict(_human(text) for text in human or []),
-        dict(_setting(text) for text in param or []),
-        int(time.time() * 1000),
-        grants=dict(_grant(text) for text in grant or []),
+        network, members, dict(humans), dict(settings), int(time.time() * 1000), grants=dict(grants)
     )
     try:
         with out_file.open("x", encoding="utf-8") as file:
@@ -157,15 +165,22 @@ def _human(text: str) -> tuple[str, bytes]:
 
 def _setting(text: str) -> tuple[str, int]:
     from protocols.params import REGISTRY  # noqa: PLC0415
-    from synapsed.cli.amounts import parse_amount  # noqa: PLC0415
+    from synapsed.cli.amounts import within  # noqa: PLC0415
 
     name, equals, value = text.partition("=")
     known = REGISTRY.get(name)
+    if not equals:
+        raise typer.BadParameter(f"{text[:100]!r} is not NAME=VALUE", param_hint="--param")
+    if known is None:
+        near = difflib.get_close_matches(name, REGISTRY, n=1)
+        which = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(REGISTRY)}"
+        raise typer.BadParameter(
+            f"there is no parameter {name[:100]!r}; {which}", param_hint="--param"
+        )
     try:
-        return name, parse_amount(value, known.unit if known is not None else "")
+        return name, within(name, value, known.unit, known.least, known.most)
     except ValueError as error:
-        what = str(error) if equals else f"{text!r} is not NAME=VALUE"
-        raise typer.BadParameter(what, param_hint="--param") from error
+        raise typer.BadParameter(str(error), param_hint="--param") from error
 
 
 def _grant(text: str) -> tuple[bytes, int]:
@@ -244,6 +259,9 @@ def _show(out: "Output", found: GenesisInfo) -> None:
             ),
         ]
     )
+    if seats < LEAST_SEATS:
+        what = "one seat that is down stops this council, and one that lies breaks it"
+        out.verdict("warn", f"{what}: {LEAST_SEATS} bear one")
     out.line("")
     out.table(
         ("MEMBER", "SEAT KEY", "REPUTATION>", "NAME"),

@@ -1,16 +1,19 @@
 """human new|show|sign: keys with which people approve what is risky. No daemon is needed."""
 
 from pathlib import Path
+from string import hexdigits
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from protocols.chain import HASH_LENGTH
 from synapsed.cli.common import Cli, command, path_of
 from synapsed.control import ledgermodels as said
 from synapsed.control.fields import CID_PATTERN
 
 if TYPE_CHECKING:
+    from protocols.realm import Realm
     from synapsed.cli.output import Output
 
 human = typer.Typer(help="Keys of people who approve what is risky.", no_args_is_help=True)
@@ -56,14 +59,19 @@ def sign_(
     cli: Cli,
     proposal: Annotated[str, typer.Argument(metavar="CID", help="In full.")],
     key: Annotated[Path, typer.Option(metavar="FILE", parser=path_of, help="The key's file.")],
-    network: Annotated[str, typer.Option(metavar="ID", help="The network's name.")],
+    ledger: Annotated[
+        str,
+        typer.Option(
+            metavar="NETWORK/HASH|FILE", help="As `proposal show` has it; or the genesis file."
+        ),
+    ],
 ) -> None:
     """Approve a proposal on a machine without a daemon: prints a signature to carry over."""
     import re  # noqa: PLC0415
 
     if not re.fullmatch(CID_PATTERN, proposal):
         raise typer.BadParameter("give the proposal's CID in full: the signature is over it")
-    found = sign(key, network, proposal)
+    found = sign(key, parse_realm(ledger), proposal)
 
     def show(out: "Output") -> None:
         out.pairs([("key", found.key), ("signature", found.signature)])
@@ -75,12 +83,31 @@ def sign_(
     cli.done(found, show)
 
 
-def sign(file: Path, network: str, proposal: str) -> said.ApprovalRequest:
+def parse_realm(text: str) -> "Realm":
+    """The ledger that a text, or a genesis file, names."""
+    from protocols.errors import SynapseError  # noqa: PLC0415
+    from protocols.realm import Realm  # noqa: PLC0415
+    from synapsed import genesis  # noqa: PLC0415
+
+    network, _, name = text.partition("/")
+    if len(name) == 2 * HASH_LENGTH and not set(name) - set(hexdigits):
+        return Realm(network, bytes.fromhex(name))
+    try:
+        return genesis.realm_of(genesis.load(path_of(text)))
+    except SynapseError as error:
+        raise typer.BadParameter(
+            f"{text[:100]!r} is not NETWORK/HASH as `proposal show` has it, and as a genesis "
+            f"file: {error}",
+            param_hint="--ledger",
+        ) from error
+
+
+def sign(file: Path, realm: "Realm", proposal: str) -> said.ApprovalRequest:
     """The approval of a proposal (its CID) by the key in `file`."""
     from protocols.cid import parse_cid  # noqa: PLC0415
     from protocols.ledger_signing import approval_message  # noqa: PLC0415
     from synapsed import keys  # noqa: PLC0415
 
     key = keys.load_human(file)
-    signature = key.sign(approval_message(network, parse_cid(proposal)))
+    signature = key.sign(approval_message(realm, parse_cid(proposal)))
     return said.ApprovalRequest(key=key.text, signature=signature.hex())

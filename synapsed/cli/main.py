@@ -23,6 +23,7 @@ from synapsed.cli import (
     model,
     peers,
     proposal,
+    upgrade,
 )
 from synapsed.cli.common import Home, Json, NoColor, Socket, Timeout, print_json
 from synapsed.control.problems import (
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 for module in (
     *(daemon, peers, model, announcements, events),
-    *(genesis, human, proposal, council, ledger),
+    *(genesis, human, proposal, upgrade, council, ledger),
     completion,
 ):
     module.register(app)
@@ -117,6 +118,9 @@ _EXIT_CODES = {
     "bad-config": EXIT_USAGE,
     "not-text": EXIT_USAGE,
     "interrupted": EXIT_INTERRUPTED,
+    # What an author gave is at fault, and nothing of ours refuses it.
+    "build-failed": EXIT_FAILED,
+    "unknown-language": EXIT_USAGE,
 }
 
 

@@ -9,6 +9,7 @@ from protocols.errors import SynapseError
 from synapsed.control.fields import CID_PATTERN
 from synapsed.control.ledgermodels import Proposals
 from synapsed.control.models import Announcements, ModelInfo, Models, Peers, Status
+from synapsed.control.upgrademodels import Upgrades
 
 if TYPE_CHECKING:
     from synapsed.control.client import Client
@@ -75,6 +76,30 @@ def proposal_cid(client: "Client", text: str, state: str | None = None) -> str:
     what = "proposal" if state is None else f"{state} proposal"
     known = {each.cid for each in found}
     return _one(text, known, (), what, "synapsectl proposal ls lists them")
+
+
+def upgrade_cid(client: "Client", text: str) -> str:
+    """The CID of the upgrade that `text` stands for: of a slot, the newest that was proposed."""
+    if re.fullmatch(CID_PATTERN, text):
+        return text
+    found = client.call("GET", "/v1/upgrades", Upgrades).upgrades
+    newest = [each.proposal for each in found if each.slot == text][:1]
+    known = {each.proposal for each in found}
+    return _one(text, known, newest, "upgrade", "synapsectl upgrade ls lists them")
+
+
+def slot_named(text: str) -> str:
+    """A slot's name; NoSuchNameError with the one that was probably meant."""
+    from protocols.slots import SLOTS  # noqa: PLC0415 - their definitions
+
+    if text not in SLOTS:
+        near = _near(text, set(SLOTS))
+        meant = f"did you mean {near!r}? " if near else ""
+        raise NoSuchNameError(
+            f"there is no slot {text[:80]!r}",
+            remedy=f"{meant}there are {', '.join(SLOTS)}: `synapsectl upgrade slots`",
+        )
+    return text
 
 
 def peer_id(client: "Client", text: str, *, own: bool = False) -> str:

@@ -178,7 +178,9 @@ class Proven(msgspec.Struct):
 
 def check_proof(genesis: bytes | None, file: Path) -> Proven:
     """What a file of `ledger proof` proves."""
+    from protocols.archive import MAGIC, BrokenArchiveError  # noqa: PLC0415
     from protocols.inclusion import check_inclusion  # noqa: PLC0415
+    from protocols.ledger_errors import WrongGenesisError  # noqa: PLC0415
     from synapsed import keys  # noqa: PLC0415
     from synapsed.control.entryview import certificate_info, entry_info  # noqa: PLC0415
     from synapsed.genesis import genesis_hash, network_of  # noqa: PLC0415
@@ -193,7 +195,20 @@ def check_proof(genesis: bytes | None, file: Path) -> Proven:
             data = source.read(MAX_PROOF)
     except OSError as error:
         raise CannotReadError(f"cannot read {file}: {error.strerror}") from error
-    found = check_inclusion(data, network_of(genesis), genesis, keys.verify)
+    if data.startswith(MAGIC):
+        raise BrokenArchiveError(
+            f"{file} is an exported ledger, and no proof of one entry",
+            remedy="check it with `synapsectl ledger verify FILE`, without --proof",
+        )
+    try:
+        found = check_inclusion(data, network_of(genesis), genesis, keys.verify)
+    except WrongGenesisError:
+        raise
+    except SynapseError as error:
+        raise BrokenArchiveError(
+            f"{file} proves nothing: it is no proof, or was changed or cut off ({error.message})",
+            remedy="`synapsectl ledger proof INDEX` of any daemon of the network writes it anew",
+        ) from error
     return Proven(
         network=network_of(genesis),
         genesis=genesis_hash(genesis).hex(),

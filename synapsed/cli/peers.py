@@ -1,5 +1,6 @@
 """peers, ping, connect."""
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
 def peers(
     cli: Cli,
     live: Annotated[bool, typer.Option("--live", help="Those alive by heartbeat.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="Connected, or alive, or both.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Connected, alive or banned.")] = False,
 ) -> None:
     """Peers that are connected."""
     which = "all" if every else "live" if live else "connected"
@@ -60,6 +61,10 @@ def _table(out: "Output", found: list[models.PeerInfo]) -> None:
 
 
 def _link(peer: models.PeerInfo) -> str:
+    from synapsed.cli.output import duration  # noqa: PLC0415
+
+    if peer.banned_until is not None:
+        return f"banned, {duration(peer.banned_until - time.time())} left"
     if not peer.connected:
         return "-"
     return f"{peer.direction or '?'}{', local' if peer.local else ''}"

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 WATCH_S = 0.5
 """Between two looks at a proposal that is watched: people read no faster."""
 
-TITLE_WIDTH = 30
+TITLE_WIDTH = 27
 """So that a row fits 80 columns."""
+
+_RECORD = ("abi", "size", "limits", "source", "previous", "expires")
+"""Fields of an upgrade that `upgrade show` puts in words."""
 
 proposal = typer.Typer(help="Proposals: create, vote, approve, watch.", no_args_is_help=True)
 
@@ -63,14 +66,23 @@ def _table(out: "Output", found: list[said.ProposalInfo]) -> None:
             short_cid(each.cid),
             short_text(each.title, TITLE_WIDTH),
             each.risk,
-            each.state,
+            _state(each),
             _part(each.yes, each.weight),
             _part(each.no, each.weight),
-            each.our_vote or "-",
+            each.our_vote or ("-" if each.state == "open" else ""),
         )
         for each in found
     )
     out.table(columns, rows, empty="no proposals")
+
+
+def _state(info: said.ProposalInfo) -> str:
+    """Open, or how it ended in a word."""
+    if info.in_force is not None:
+        return f"in force {info.in_force}"
+    if info.due_at is not None:
+        return "due"
+    return info.reason or info.state
 
 
 def _part(weight: int, total: int) -> str:
@@ -105,6 +117,7 @@ def _show(out: "Output", found: said.ProposalDetail) -> None:
             ("opened", f"{moment(info.opened_at)}, index {info.opened}"),
             *_closing(found),
             *_count(info),
+            *_elsewhere(found),
         ]
     )
     if found.text:
@@ -116,15 +129,21 @@ def _show(out: "Output", found: said.ProposalDetail) -> None:
         out.table(
             ("VOTER", "CHOICE", "WEIGHT>"),
             (
-                ("this daemon" if v.own else short_peer(v.voter), v.choice, str(v.weight))
+                (
+                    "this daemon" if v.own else short_peer(v.voter),
+                    v.choice,
+                    "?" if v.weight is None else str(v.weight),
+                )
                 for v in found.votes
             ),
         )
+        if info.voters > len(found.votes):
+            out.line(f"and {info.voters - len(found.votes)} more")
     if found.approvals:
         out.line("")
         out.table(
             ("APPROVED BY", "KEY", "INDEX>"),
-            ((each.name, each.key, str(each.index)) for each in found.approvals),
+            ((each.name or "?", each.key, str(each.index)) for each in found.approvals),
         )
 
 
@@ -141,7 +160,10 @@ def _change_rows(found: said.ProposalDetail) -> list[tuple[str, str]]:
             ("sets", f"{each.name} to {amount(each.value, each.unit)}{before}")
             for each, before in zip(found.changes, froms, strict=True)
         ]
-    rows = [(name, str(value)) for name, value in found.change.items() if name != "kind"]
+    hidden = ("kind", *(_RECORD if found.proposal.kind == "upgrade" else ()))
+    rows = [(name, str(value)) for name, value in found.change.items() if name not in hidden]
+    if found.proposal.kind == "upgrade":
+        rows.append(("in full", f"`synapsectl upgrade show {found.proposal.cid}`"))
     return [(name, line) for name, value in rows for line in value.splitlines()]
 
 
@@ -155,12 +177,21 @@ def _closing(found: said.ProposalDetail) -> list[tuple[str, str]]:
     why = "" if outcome.reason == word else f"{outcome.reason}; "
     rows = [(word, f"{why}{moment(outcome.time)}, index {outcome.index}")]
     if outcome.certificate is not None:
-        rows.append(("certificate", signed(outcome.certificate)))
+        covers = f"at index {outcome.certificate.index}, which covers it"
+        rows.append(("certificate", f"{signed(outcome.certificate)}, {covers}"))
     if found.proposal.due_at is not None:
         rows.append(("in force", f"from {moment(found.proposal.due_at)}, by the ledger's ticks"))
     if found.proposal.in_force is not None:
         rows.append(("in force", f"since index {found.proposal.in_force}"))
     return rows
+
+
+def _elsewhere(found: said.ProposalDetail) -> list[tuple[str, str]]:
+    """How a person approves on another machine."""
+    info = found.proposal
+    if info.state != "open" or not info.approvals_needed:
+        return []
+    return [("to approve", f"synapsectl human sign {info.cid} --ledger {found.ledger} --key FILE")]
 
 
 def _count(info: said.ProposalInfo) -> list[tuple[str, str]]:
@@ -177,7 +208,7 @@ def _count(info: said.ProposalInfo) -> list[tuple[str, str]]:
     if info.verdicts_needed:
         said_so = f"say {info.fetchable} members, {info.not_fetchable} not"
         rows.append(("fetchable", f"{said_so}; {info.verdicts_needed} must"))
-    if info.state == "open":
+    if info.state == "open" or info.our_vote:
         ours = f"{info.our_vote}, " if info.our_vote else "not cast, "
         rows.append(("our vote", f"{ours}weight {info.our_weight}"))
     return rows
@@ -217,10 +248,10 @@ def approve(
     with cli.client() as client:
         cid = proposal_cid(client, name, state="open")
         if signature is None:
-            from synapsed.cli.human import sign  # noqa: PLC0415
+            from synapsed.cli.human import parse_realm, sign  # noqa: PLC0415
 
-            network = client.call("GET", "/v1/ledger", said.LedgerInfo).network
-            asked = sign(Path(key), network, cid)
+            realm = parse_realm(_detail(client, cid).ledger)
+            asked = sign(Path(key), realm, cid)
         else:
             asked = said.ApprovalRequest(key=key, signature=signature)
         path, what = f"/v1/proposals/{cid}/approvals", "submit an approval"

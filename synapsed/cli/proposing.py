@@ -1,7 +1,9 @@
 """proposal create: what is proposed, from options or a file."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -10,7 +12,7 @@ from synapsed.cli import candidates
 from synapsed.cli.common import Cli
 from synapsed.cli.manifests import read_manifest
 from synapsed.control import ledgermodels as said
-from synapsed.control.fields import NAME_LIMIT
+from synapsed.control.fields import CID_PATTERN, NAME_LIMIT
 
 if TYPE_CHECKING:
     from synapsed.cli.output import Output
@@ -46,12 +48,6 @@ def create(
     adopt: Annotated[
         str | None, typer.Option(metavar="KIND=CID", help="Adopt an adapter, model, ...")
     ] = None,
-    upgrade: Annotated[
-        str | None, typer.Option(metavar="COMPONENT=CID", help="Replace a component.")
-    ] = None,
-    to: Annotated[str, typer.Option(metavar="VERSION", help="With --upgrade: its version.")] = "",
-    risks: Annotated[str, typer.Option(help="With --upgrade: what could go wrong.")] = "",
-    benefits: Annotated[str, typer.Option(help="With --upgrade: what it is good for.")] = "",
     title: Annotated[str | None, typer.Option(help="In a line.")] = None,
     text: Annotated[str, typer.Option(help="Why.")] = "",
     link: Annotated[
@@ -59,25 +55,26 @@ def create(
     ] = None,
     no_wait: NoWait = False,
 ) -> None:
-    """Open a proposal: parameters, a human key, an adoption, or a question in words."""
+    """Open a proposal: parameters, a human key, an adoption, or a question in words.
+
+    `upgrade propose` is for components of the daemon.
+    """
     changes = {
         "--set": set_,
         "--add-human": add_human,
         "--remove-human": remove_human,
         "--adopt": adopt,
-        "--upgrade": upgrade,
     }
     given = {option: value for option, value in changes.items() if value}
-    _one_of(file, given, [title, text, link, to, risks, benefits])
+    _one_of(file, given, [title, text, link])
     with cli.client() as client:
         if file is not None:
             draft = read_manifest(file)
         else:
             fields = [_field(client, option, value) for option, value in given.items()]
-            words = {"title": title or _title(given), "text": text, "links": link or []}
+            links = [cid_given(each, "--link") for each in link or []]
+            words = {"title": title or _title(given), "text": text, "links": links}
             draft = {"kind": "text", **words, **(fields[0] if fields else {})}
-            if upgrade:
-                draft |= {"version": to, "risks": risks, "benefits": benefits}
         path, what = "/v1/proposals", "submit a proposal"
         found = cli.work(client, what, path, said.Submitted, draft, wait=not no_wait)
 
@@ -97,10 +94,10 @@ def _one_of(file: Path | None, given: dict[str, Any], words: list[Any]) -> None:
         raise typer.BadParameter("FILE says it all: give no other option with it")
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} are two proposals: give one of them")
-    if "--upgrade" in given and not words[3]:
-        raise typer.BadParameter("--upgrade needs the version that it is --to")
     if file is None and not given and not words[0]:
-        raise typer.BadParameter("give a FILE, --set, --add-human, --adopt, or --title for words")
+        raise typer.BadParameter(
+            "give a FILE, --set, --add-human, --remove-human, --adopt, or --title for words"
+        )
 
 
 def _title(given: dict[str, Any]) -> str:
@@ -112,7 +109,6 @@ def _title(given: dict[str, Any]) -> str:
         "--add-human": "Add the human key",
         "--remove-human": "Remove the human key",
         "--adopt": "Adopt the",
-        "--upgrade": "Upgrade",
     }
     return f"{verbs[option]} {value.partition('=')[0]}"[:NAME_LIMIT]
 
@@ -121,14 +117,18 @@ def _field(client: "Client", option: str, value: Any) -> dict[str, Any]:
     """What an option adds to the request."""
     if option == "--set":
         known = {each.name: each for each in client.call("GET", "/v1/params", said.Params).params}
-        return {"kind": "parameter", "changes": [_change(each, known) for each in value]}
-    if option in ("--adopt", "--upgrade"):
+        changes = [_change(each, known) for each in value]
+        once_each((each.name for each in changes), "the parameter", option)
+        return {"kind": "parameter", "changes": changes}
+    if option == "--adopt":
         what, equals, cid = value.partition("=")
         if not equals:
-            form = "KIND=CID" if option == "--adopt" else "COMPONENT=CID"
-            raise typer.BadParameter(f"{value!r} is not {form}", param_hint=option)
-        if option == "--upgrade":
-            return {"kind": "upgrade", "component": what, "manifest": cid}
+            raise typer.BadParameter(f"{value!r} is not KIND=CID", param_hint=option)
+        cid_given(cid, option)
+        if what not in (kinds := get_args(get_type_hints(said.AdoptionProposal)["what"])):
+            raise typer.BadParameter(
+                f"{what[:100]!r} cannot be adopted: {', '.join(kinds)} can", param_hint=option
+            )
         return {"kind": "adoption", "what": what, "manifest": cid}
     name, key = named_key(value, option)
     action = "add" if option == "--add-human" else "remove"
@@ -136,7 +136,7 @@ def _field(client: "Client", option: str, value: Any) -> dict[str, Any]:
 
 
 def _change(text: str, params: dict[str, said.ParamInfo]) -> said.ParameterChange:
-    from synapsed.cli.amounts import parse_amount  # noqa: PLC0415
+    from synapsed.cli.amounts import amount, within  # noqa: PLC0415
 
     name, equals, value = text.partition("=")
     if not equals:
@@ -147,9 +147,33 @@ def _change(text: str, params: dict[str, said.ParamInfo]) -> said.ParameterChang
             f"there is no parameter {name!r}: `synapsectl params` lists them", param_hint="--set"
         )
     try:
-        return said.ParameterChange(name=name, value=parse_amount(value, param.unit))
+        number = within(name, value, param.unit, param.least, param.most)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from error
+    if number == param.value:
+        is_now = f"{name} is {amount(number, param.unit)} already: `synapsectl params {name}`"
+        raise typer.BadParameter(is_now, param_hint="--set")
+    return said.ParameterChange(name=name, value=number)
+
+
+def once_each(names: Iterable[str], what: str, option: str) -> None:
+    """Refuse an option that says two things of one name."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise typer.BadParameter(f"{what} {name} is given twice", param_hint=option)
+        seen.add(name)
+
+
+def cid_given(text: str, option: str) -> str:
+    """A CID in full; typer.BadParameter."""
+    if not re.fullmatch(CID_PATTERN, text):
+        raise typer.BadParameter(
+            f"{text[:100]!r} is no CID in full (bafyrei...): `synapsectl announcements --json` "
+            "has those of what is announced",
+            param_hint=option,
+        )
+    return text
 
 
 def named_key(text: str, option: str) -> tuple[str, str]:

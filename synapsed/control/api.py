@@ -1,4 +1,5 @@
-"""What the control socket needs of the daemon: `NodeApi` (ledgerapi.py has the ledger's part).
+"""What the control socket needs of the daemon: `NodeApi` (ledgerapi.py and
+upgradeapi.py have the ledger's part and that of upgrades).
 
 The server knows nothing of the net or the store; the node knows nothing of HTTP. CIDs and
 peer ids are bytes here and text in the structs. Long work is one call that reports progress
@@ -33,12 +34,13 @@ from synapsed.control.models import (
     Status,
     Which,
 )
+from synapsed.control.upgradeapi import UpgradeApi
 from synapsed.events import EventBus
 
 __all__ = ["NodeApi", "Report"]
 
 
-class NodeApi(LedgerApi, Protocol):
+class NodeApi(LedgerApi, UpgradeApi, Protocol):
     """The running daemon. Methods raise SynapseError and nothing else.
 
     control/problems.py has the errors that are made for this (UnknownError, ConflictError,
@@ -60,7 +62,7 @@ class NodeApi(LedgerApi, Protocol):
         """Everything but `process` and `jobs`, which the server fills in."""
 
     async def peers(self, which: Which) -> list[PeerInfo]:
-        """Peers connected, alive by heartbeat, or either; this daemon is none of them."""
+        """Peers connected, alive by heartbeat, or all with the banned; this daemon is none."""
 
     async def ping(self, peer: bytes) -> Pong:
         """One round trip to a peer, connecting first if need be."""

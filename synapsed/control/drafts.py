@@ -7,7 +7,6 @@ from protocols.changes import (
     HumanKeyChange,
     ParameterChange,
     Setting,
-    UpgradeChange,
 )
 from protocols.cid import parse_cid
 from protocols.keytext import parse_key
@@ -74,14 +73,6 @@ def proposal_change(request: said.ProposalRequest) -> Change | None:
             return HumanKeyChange(action=request.action, name=request.name, key=key)
         case said.AdoptionProposal():
             return AdoptionChange(what=request.what, manifest=parse_cid(request.manifest))
-        case said.UpgradeProposal():
-            return UpgradeChange(
-                component=request.component,
-                version=request.version,
-                manifest=parse_cid(request.manifest),
-                risks=request.risks,
-                benefits=request.benefits,
-            )
         case _:
             return None
 

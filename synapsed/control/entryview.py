@@ -101,6 +101,32 @@ def _candidacy(said: e.Candidacy) -> str:
     return f"{'stands for' if said.willing else 'would not serve in'} epoch {said.epoch}"
 
 
+def _stage(said: e.StageEntry) -> str:
+    what = f"{said.slot} version {said.version}"
+    if said.event == "open":
+        step = f"runs for {said.permille / 10:g} %" if said.permille else "is run in shadow"
+    else:
+        step = {
+            "settle": "is settled",
+            "rollback": "is the version before again",
+            "lapse": "has expired and never begins",
+        }[said.event]
+    gain = f", gain {_percent(said.low)} to {_percent(said.high)}" if said.low or said.high else ""
+    reports = f", {_count(said.reports, 'report')}" if said.reports else ""
+    return f"{what} {step} ({said.reason}{gain}{reports})"
+
+
+def _report(said: e.Report) -> str:
+    stage = f"{said.stage / 10:g} %" if said.stage else "shadow"
+    what = said.status if said.status != "measured" else f"measured {_percent(said.gain)}"
+    traps = f", {_count(said.traps, 'trap')}" if said.traps else ""
+    return f"{what} in stage {stage}{traps}: {_cid(said.proposal)}"
+
+
+def _percent(millionths: int) -> str:
+    return f"{millionths / 10_000:+.2f} %"
+
+
 def _guilt(said: e.GuiltProof) -> str:
     what = "two chains" if isinstance(said.proof, Fork) else "above what its time-out names"
     return f"proves that seat {said.proof.seat} of epoch {said.proof.epoch} signed {what}"
@@ -125,13 +151,15 @@ _SUMMARIES: dict[type, Callable[[Any], str]] = {
     e.Votes: lambda said: "; ".join(_poll(poll) for poll in said.polls),
     e.Approval: lambda said: f"{key_text(said.key)[:SHORT]} approves {_cid(said.proposal)}",
     e.Verdict: lambda said: (
-        f"finds {_cid(said.proposal)} {'fetchable' if said.holds else 'not fetchable'}"
+        f"finds {_cid(said.proposal)} {said.claim if said.holds else f'not {said.claim}'}"
     ),
     e.Outcome: _outcome,
     e.ParameterEntry: _parameters,
     e.HumanKeyEntry: lambda said: (
         f"{said.action}s the key of {said.name}, by {_cid(said.proposal)}"
     ),
+    e.StageEntry: _stage,
+    e.Report: _report,
     e.Candidacy: _candidacy,
     e.Reveal: lambda said: f"reveals its part of the beacon of epoch {said.epoch}",
     e.Latency: lambda said: (

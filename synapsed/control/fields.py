@@ -43,9 +43,12 @@ PEER_PATTERN = "^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$"
 MAX_ENTRIES = 1000
 """In one answer: a screen has fifty, and 4 MiB stop it before."""
 
+SLOT_PATTERN = "^[a-z][a-z0-9_]{0,63}$"
+
 A_PEER = "the peer id of an Ed25519 key in base58"
 A_CID = "a content id (bafyrei...) in full"
-IN_PATHS = {CID_PATTERN: A_CID, PEER_PATTERN: A_PEER}
+A_SLOT = "a slot's name such as peer_scoring (`synapsectl upgrade slots`)"
+IN_PATHS = {CID_PATTERN: A_CID, PEER_PATTERN: A_PEER, SLOT_PATTERN: A_SLOT}
 """What the patterns of paths and queries ask for."""
 
 WORDS: dict[str, str] = {}
@@ -113,9 +116,7 @@ ParameterName = Annotated[
     _like(r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", "a parameter's name such as limits.upload", 64),
 ]
 ParameterValue = Annotated[int, Meta(ge=0, le=MAX_JOB)]
-ComponentName = Annotated[
-    str, _like(r"^[a-z][a-z0-9._-]*", "a component's name in lower case", NAME_LIMIT)
-]
+SlotText = Annotated[str, _like(SLOT_PATTERN.removesuffix("$"), A_SLOT)]
 UpgradeText = Annotated[str, Meta(max_length=MAX_TEXT)]
 NoteText = Annotated[str, Meta(min_length=1, max_length=1024)]
 RawSubmission = Annotated[bytes, Meta(min_length=1, max_length=1 << 17)]

@@ -1,4 +1,4 @@
-"""Long work: imports, pulls, exports, scrubs and submissions, and the clients that watch them.
+"""Long work: imports, pulls, exports, scrubs, submissions, replays, and clients that watch them.
 
 Rule 1: the same work asked for twice is one job with two watchers.
 Rule 2: a job that nobody watches any more is cancelled, unless it was detached.
@@ -25,6 +25,7 @@ from synapsed.control.models import (
     ScrubResult,
 )
 from synapsed.control.problems import BusyError, CancelledError, UnknownError, first_typed
+from synapsed.control.upgrademodels import Replayed, UpgradeDetail
 from synapsed.events import EventBus
 
 JOB_LIMIT = 32
@@ -33,8 +34,10 @@ JOB_LIMIT = 32
 WATCH_PERIOD_S = 0.1
 """A watcher is told ten times a second at most: what a progress bar can show."""
 
-JobKind = Literal["import", "pull", "export", "scrub", "submit"]
-Result = ImportResult | PullResult | ExportResult | ScrubResult | Submitted
+JobKind = Literal["import", "pull", "export", "scrub", "submit", "fetch", "replay"]
+Result = (
+    ImportResult | PullResult | ExportResult | ScrubResult | Submitted | UpgradeDetail | Replayed
+)
 Work = Callable[[Report], Awaitable[Result]]
 
 

@@ -13,7 +13,6 @@ from synapsed.control.fields import (
     ApprovalSignature,
     Cids,
     CidText,
-    ComponentName,
     KeyText,
     Name,
     NoteText,
@@ -21,7 +20,6 @@ from synapsed.control.fields import (
     ParameterValue,
     RawSubmission,
     Text,
-    UpgradeText,
 )
 
 Choice = Literal["yes", "no", "abstain"]
@@ -179,7 +177,7 @@ class ChangeInfo(Struct):
     name: str
     value: int
     before: int | None = None
-    """In force now, while the proposal is open."""
+    """In force now, or when it was decided; None where that is not known here any more."""
     unit: str = ""
 
 
@@ -203,9 +201,9 @@ class ProposalInfo(Struct):
     weight: int
     """All weight there was when it was opened."""
     quorum: float | None = None
-    """Share of all weight that must vote; while it is open."""
+    """Share of all weight that must vote; None in a list of what is closed."""
     threshold: float | None = None
-    """Share of yes among yes and no that it needs; while it is open."""
+    """Share of yes among yes and no that it needs; likewise."""
     yes: int = 0
     no: int = 0
     abstain: int = 0
@@ -221,7 +219,8 @@ class ProposalInfo(Struct):
     our_vote: Choice | None = None
     our_weight: int = 0
     closed: int | None = None
-    """The index of its outcome."""
+    """The index of its outcome, and `reason`, how it ended."""
+    reason: str | None = None
     due_at: float | None = None
     """When an accepted change is to be in force; it is not yet."""
     in_force: int | None = None
@@ -235,7 +234,8 @@ class Proposals(Struct):
 class VoteInfo(Struct):
     voter: str
     choice: Choice
-    weight: int
+    weight: int | None
+    """None where it is not known here any more: the proposal is closed long since."""
     own: bool = False
 
 
@@ -270,6 +270,8 @@ class ProposalDetail(Struct):
     """The last of each voter, heaviest first."""
     approvals: list[ApprovalInfo] = []
     outcome: OutcomeInfo | None = None
+    ledger: str = ""
+    """Of an open one: NETWORK/HASH, what approvals are signed for (`human sign --ledger`)."""
 
 
 class ParameterChange(Request):
@@ -310,20 +312,8 @@ class AdoptionProposal(_Draft, tag_field="kind", tag="adoption"):
     manifest: CidText
 
 
-class UpgradeProposal(_Draft, tag_field="kind", tag="upgrade"):
-    """Replace a component of the daemon by the code that a manifest names."""
-
-    component: ComponentName
-    version: Name
-    manifest: CidText
-    risks: UpgradeText
-    benefits: UpgradeText
-
-
-ProposalRequest = (
-    ParameterProposal | TextProposal | HumanKeyProposal | AdoptionProposal | UpgradeProposal
-)
-"""What `proposal create` submits: told apart by `kind`."""
+ProposalRequest = ParameterProposal | TextProposal | HumanKeyProposal | AdoptionProposal
+"""What `proposal create` submits: told apart by `kind`. Upgrades have a request of their own."""
 
 
 class VoteRequest(Request):

@@ -6,9 +6,7 @@ from typing import Literal
 from protocols import entries as e
 from protocols.cid import cid_text
 from protocols.errors import NotHeldError
-from protocols.followhistory import History
 from protocols.keytext import key_text
-from protocols.ledger_state import State
 from protocols.ledger_submissions import work_bits
 from protocols.params import REGISTRY, Parameter
 from protocols.peerid import peer_id_text
@@ -31,11 +29,6 @@ _TICK = b"\xa2dkinddtick"
 
 class View(ProposalView):
     """What one daemon, `me`, has: the folded state, and the entries that it comes from."""
-
-    def __init__(self, state: State, history: History, me: bytes, genesis: bytes) -> None:
-        """`genesis` is the first entry, which the log does not hold."""
-        super().__init__(state, history, me)
-        self._genesis = genesis
 
     # -- entries ------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from synapsed.control.ledgermodels import LedgerCounters, LedgerGlance
 from synapsed.doctor.report import Check
 from synapsed.process_metrics import ProcessReading
 
-Kind = Literal["shard", "adapter", "kernel", "proposal"]
+Kind = Literal["shard", "adapter", "kernel", "upgrade", "proposal"]
 Which = Literal["connected", "live", "all"]
 
 KEEP_ALIVE_S = 15.0
@@ -70,7 +70,7 @@ class JobInfo(Struct):
     """Long work under way for some client."""
 
     id: int
-    kind: Literal["import", "pull", "export", "scrub", "submit"]
+    kind: Literal["import", "pull", "export", "scrub", "submit", "fetch", "replay"]
     subject: str
     detached: bool
     started: float
@@ -110,7 +110,7 @@ class Status(Struct):
 
 
 class PeerInfo(Struct):
-    """One peer: connected to us, or alive by its heartbeat, or both."""
+    """One peer: connected to us, alive by its heartbeat, or banned."""
 
     peer_id: str
     connected: bool
@@ -128,6 +128,8 @@ class PeerInfo(Struct):
     faults: int = 0
     expires: float | None = None
     """When its heartbeat runs out."""
+    banned_until: float | None = None
+    """It is neither dialled nor let in until then, for its faults."""
 
 
 class Peers(Struct):
@@ -163,6 +165,8 @@ class AnnouncementInfo(Struct):
     expires: float
     own: bool
     body: dict[str, Any]
+    score: int | None = None
+    """Of an adapter, where adapters alone are listed: how well it suits this machine."""
 
 
 class Announcements(Struct):
@@ -382,9 +386,11 @@ class ScrubResult(Struct):
 
 
 class Limits(Struct):
-    """What this daemon may take. `upload` is bytes per second, 0 for unlimited; `quota` bytes."""
+    """What this daemon may take. `upload` and `download` are bytes per second, 0 for unlimited;
+    `quota` bytes."""
 
     upload: int
+    download: int
     quota: int
     max_pulls: int
     max_connections: int
@@ -396,6 +402,7 @@ class LimitsRequest(Request):
     """Left out: unchanged. In force until the restart; what is to stay goes into the config."""
 
     upload: Bytes | UnsetType = UNSET
+    download: Bytes | UnsetType = UNSET
     quota: Quota | UnsetType = UNSET
     max_pulls: Annotated[int, Meta(ge=1, le=MAX_PULLS_LIMIT)] | UnsetType = UNSET
 

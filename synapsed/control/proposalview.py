@@ -4,10 +4,12 @@ What decides an open one is in the state. Of one that is over the state only kee
 its manifest and its count are read from the entries that opened and closed it.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from protocols import entries as e
-from protocols.changes import ParameterChange
+from protocols.changes import ParameterChange, Setting
 from protocols.cid import cid_text
 from protocols.errors import NotHeldError
 from protocols.followhistory import History
@@ -21,6 +23,7 @@ from protocols.risk import Risk
 from protocols.voting import OpenProposal, kind_of
 from synapsed.control import entryview
 from synapsed.control import ledgermodels as said
+from synapsed.control.pastview import Past
 from synapsed.control.problems import UnknownError
 
 MAX_PROPOSALS = 200
@@ -32,10 +35,12 @@ MAX_VOTES = 1000
 class ProposalView:
     """What one daemon, `me`, has: the folded state, and the entries that it comes from."""
 
-    def __init__(self, state: State, history: History, me: bytes) -> None:
+    def __init__(self, state: State, history: History, me: bytes, genesis: bytes) -> None:
+        """`genesis` is the first entry, which the log does not hold."""
         self._state = state
         self._history = history
         self._me = me
+        self._genesis = genesis
 
     def proposals(self, wanted: said.ProposalState | None) -> list[said.ProposalInfo]:
         """Those of one state, or all; the newest first."""
@@ -53,7 +58,17 @@ class ProposalView:
             found += [self._closed(cid, each) for cid, each in closed[:MAX_PROPOSALS]]
         return found[:MAX_PROPOSALS]
 
-    def proposal(self, cid: bytes) -> said.ProposalDetail:
+    def past(self, cid: bytes) -> Past | None:
+        """What `proposal` needs of one that is closed: its steps are to be run before."""
+        ended = self._state.closed.get(cid)
+        if ended is None:
+            return None
+        wanted = [(name, ended.opened) for name in _rules(ended.risk)]
+        decided = self._in_force(cid) or ended.closed
+        wanted += [(each.name, decided) for each in _settings(self._manifest(ended))]
+        return Past(self._state, self._history, self._genesis, (cid, ended), wanted)
+
+    def proposal(self, cid: bytes, past: Past | None = None) -> said.ProposalDetail:
         """One of them; UnknownError."""
         being = self._state.open.get(cid)
         if being is not None:
@@ -72,8 +87,44 @@ class ProposalView:
             time=ended.closed_at / 1000,
             certificate=entryview.covering(self._history, ended.closed),
         )
-        info = self._closed(cid, ended)
-        return _detail(info, manifest, outcome=outcome)
+        found = _detail(self._closed(cid, ended), manifest, outcome=outcome)
+        if past is not None:
+            self._recall(found, ended, past)
+        return found
+
+    def _recall(self, found: said.ProposalDetail, ended: Closed, past: Past) -> None:
+        """Put in what the entries of its time say."""
+        info = found.proposal
+        quorum, threshold = (past.param(name, ended.opened) for name in _rules(ended.risk))
+        info.quorum = None if quorum is None else quorum / 1000
+        info.threshold = None if threshold is None else threshold / 1000
+        found.votes = self._votes(
+            (voter, choice, past.weight(voter)) for voter, (_, choice) in past.votes.items()
+        )
+        ours = past.votes.get(self._me)
+        info.our_vote = None if ours is None else _choice(ours[1])
+        info.our_weight = past.weight(self._me) or 0
+        names = {key: name for name, key in self._state.humans.items()}
+        found.approvals = [
+            said.ApprovalInfo(name=names.get(key, ""), key=key_text(key), index=index)
+            for key, index in sorted(past.approvals.items(), key=lambda pair: pair[1])
+            if names.get(key, "") in ("", *info.approvals)
+        ]
+        for change in found.changes:
+            change.before = past.param(change.name, info.in_force or ended.closed)
+
+    def _votes(self, cast: Iterable[tuple[bytes, int, int | None]]) -> list[said.VoteInfo]:
+        """(voter, choice, weight) of some, the heaviest first."""
+        heaviest = sorted(cast, key=lambda each: (-(each[2] or 0), each[0]))[:MAX_VOTES]
+        return [
+            said.VoteInfo(
+                voter=peer_id_text(voter),
+                choice=_choice(choice),
+                weight=weight,
+                own=voter == self._me,
+            )
+            for voter, choice, weight in heaviest
+        ]
 
     def _open(self, cid: bytes, being: OpenProposal) -> said.ProposalInfo:
         terms, weights = being.terms, being.weights
@@ -116,18 +167,11 @@ class ProposalView:
 
     def _open_detail(self, cid: bytes, being: OpenProposal) -> said.ProposalDetail:
         points = being.weights.points
-        cast = [(-points.get(voter, 0), voter, packed) for voter, packed in being.votes.items()]
-        heaviest = sorted(cast)[:MAX_VOTES]
         found = _detail(self._open(cid, being), being.terms.manifest)
-        found.votes = [
-            said.VoteInfo(
-                voter=peer_id_text(voter),
-                choice=_choice(packed & 3),
-                weight=-weight,
-                own=voter == self._me,
-            )
-            for weight, voter, packed in heaviest
-        ]
+        found.ledger = str(self._state.realm)
+        found.votes = self._votes(
+            (voter, packed & 3, points.get(voter, 0)) for voter, packed in being.votes.items()
+        )
         found.approvals = self._approvals(being)
         for change in found.changes:
             change.before = self._state.params[change.name]
@@ -145,6 +189,7 @@ class ProposalView:
             opened=ended.opened,
             opened_at=ended.opened_at / 1000,
             closed=ended.closed,
+            reason=ended.reason,
             due_at=self._due_at(cid),
             in_force=self._in_force(cid),
             closes_at=ended.closed_at / 1000,
@@ -195,7 +240,6 @@ def _detail(
         text = "(the entry that opened it is from before the checkpoint that we began with)"
         return said.ProposalDetail(proposal=info, text=text, why="", outcome=outcome)
     change = manifest.change
-    settings = change.settings if isinstance(change, ParameterChange) else ()
     return said.ProposalDetail(
         proposal=info,
         text=manifest.description,
@@ -203,11 +247,22 @@ def _detail(
         change=entryview.change_shown(change),
         changes=[
             said.ChangeInfo(name=each.name, value=each.value, unit=REGISTRY[each.name].unit)
-            for each in settings
+            for each in _settings(manifest)
         ],
         links=[cid_text(link) for link in manifest.depends_on],
         outcome=outcome,
     )
+
+
+def _settings(manifest: ProposalManifest | None) -> tuple[Setting, ...]:
+    """The parameters that a proposal would set."""
+    change = None if manifest is None else manifest.change
+    return change.settings if isinstance(change, ParameterChange) else ()
+
+
+def _rules(risk: Risk) -> tuple[str, str]:
+    """The parameters of a risk class that decide a vote."""
+    return f"quorum.{risk.word}", f"threshold.{risk.word}"
 
 
 def _choice(number: int) -> said.Choice:

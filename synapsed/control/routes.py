@@ -12,7 +12,7 @@ from fastapi import Path as InPath
 from starlette.responses import Response
 
 from protocols.cid import parse_cid
-from synapsed.control import ledgerroutes, metrics, models, schema
+from synapsed.control import ledgerroutes, metrics, models, schema, upgraderoutes
 from synapsed.control.api import NodeApi
 from synapsed.control.fields import CID_PATTERN, MAX_JOB
 from synapsed.control.jobs import Job, JobBoard
@@ -59,6 +59,7 @@ def build_app(node: NodeApi, jobs: JobBoard, usage: ProcessMeter, recent: deque[
     app.include_router(_store(node, jobs))
     app.include_router(ledgerroutes.reading(node))
     app.include_router(ledgerroutes.deciding(node, jobs))
+    app.include_router(upgraderoutes.upgrading(node, jobs))
     return app
 
 
@@ -152,7 +153,7 @@ def _peers(node: NodeApi) -> APIRouter:
 
     @router.get("/v1/peers", **route(models.Peers))
     async def peers(which: models.Which = "connected") -> Response:
-        """Peers connected, alive by their heartbeat, or either."""
+        """Peers connected, alive by their heartbeat, or all of them and those that are banned."""
         with within(BRIEF_S):
             return reply(models.Peers(peers=await node.peers(which)))
 
@@ -186,7 +187,7 @@ def _announcements(node: NodeApi) -> APIRouter:
         kind: models.Kind | None = None,
         subject: Annotated[str | None, Query(pattern=CID_PATTERN)] = None,
     ) -> Response:
-        """The live catalog, newest first."""
+        """The live catalog, newest first; of adapters alone, the most suitable first."""
         cid = parse_cid(subject) if subject is not None else None
         with within(BRIEF_S):
             return reply(models.Announcements(announcements=await node.announcements(kind, cid)))

@@ -7,7 +7,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from synapsed.control import ledgermodels, models
+from synapsed.control import ledgermodels, models, upgrademodels
 
 _JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -119,7 +119,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     )
     structs = [
         value
-        for module in (models, ledgermodels)
+        for module in (models, ledgermodels, upgrademodels)
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, msgspec.Struct)

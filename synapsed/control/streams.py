@@ -58,13 +58,18 @@ class EventStream(Stream):
     async def talk(self, send: Send) -> None:
         with self._bus.subscribe() as reader:
             await _begin(send)
+            told = trio.current_time()
             while True:
-                with trio.move_on_after(KEEP_ALIVE_S) as quiet:
+                # Events of other kinds say nothing to the client: they keep nothing alive.
+                with trio.move_on_at(told + KEEP_ALIVE_S) as quiet:
                     event = await reader.next()
                 if quiet.cancelled_caught:
                     await _say(send, b": still here\n\n")
                 elif event.kind.startswith((self._prefix, "events.")):
                     await _say(send, _sse(event.kind, event))
+                else:
+                    continue
+                told = trio.current_time()
 
 
 class JobStream(Stream):

@@ -4,7 +4,7 @@ All of it is synchronous; callers on an event loop run it in a thread.
 """
 
 from synapsed.models.exports import DestinationError, export_model, held_path
-from synapsed.models.imports import Imported, import_artefact, import_model
+from synapsed.models.imports import Imported, import_artefact, import_artefacts, import_model
 from synapsed.models.listing import (
     FileState,
     ModelState,
@@ -43,6 +43,7 @@ __all__ = [
     "held_path",
     "held_tiles",
     "import_artefact",
+    "import_artefacts",
     "import_model",
     "layouts_of",
     "list_models",

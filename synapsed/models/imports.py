@@ -22,6 +22,9 @@ M = TypeVar("M", bound=Manifest)
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all); may raise to stop the work."""
 
+MakeRoom = Callable[[int], None]
+"""Sees to it that so many bytes fit the quota, before any is written. QuotaExceededError."""
+
 
 def unwatched(_done: int, _total: int) -> None:
     """For callers that do not watch."""
@@ -56,6 +59,7 @@ def import_model(
     *,
     description: str = "",
     depends_on: Sequence[bytes] = (),
+    make_room: MakeRoom | None = None,
 ) -> Imported:
     """Take a Hugging Face folder, or one file, into the store, and pin it.
 
@@ -84,10 +88,8 @@ def import_model(
         files=tuple(one.ref for one in surveys),
         depends_on=tuple(depends_on),
     )
-    need = missing_bytes(store, surveys)
-    store.quota.check_room(need)
-    check_free(store.root, need)
     data = encode_manifest(manifest)
+    _make_room(store, missing_bytes(store, surveys) + len(data), make_room)
     with _all_or_nothing(store, data, surveys) as names:
         for one in surveys:
             copy(store, one, say)
@@ -110,26 +112,56 @@ def import_artefact(
     *,
     reason: str,
     progress: Progress = unwatched,
+    make_room: MakeRoom | None = None,
 ) -> tuple[bytes, M]:
-    """Take one file into the store, with the manifest that `describe` makes of it, and pin that.
+    """`import_artefacts` of one file."""
+    return import_artefacts(
+        store,
+        [path],
+        layout,
+        lambda refs: describe(refs[0]),
+        reason=reason,
+        progress=progress,
+        make_room=make_room,
+    )
 
-    For adapters and kernels. Where it fails nothing is left behind. Raises as `import_model`.
+
+def import_artefacts(
+    store: Store,
+    paths: Sequence[Path],
+    layout: Layout,
+    describe: Callable[[Sequence[FileRef]], M],
+    *,
+    reason: str,
+    progress: Progress = unwatched,
+    make_room: MakeRoom | None = None,
+) -> tuple[bytes, M]:
+    """Take files into the store, with the manifest that `describe` makes of them, and pin that.
+
+    For adapters, kernels and upgrades. Where it fails nothing is left behind. Raises as
+    `import_model`.
     """
-    (file,) = scan(path).files
-    say = Steps(2 * file.size, progress)
-    surveyed = survey(file.source, file.path, layout, say)
-    manifest = describe(surveyed.ref)
+    files = [file for path in paths for file in scan(path).files]
+    say = Steps(2 * sum(file.size for file in files), progress)
+    surveys = [survey(file.source, file.path, layout, say) for file in files]
+    manifest = describe([one.ref for one in surveys])
     data = encode_manifest(manifest)
     for cid in links(manifest):
         dependencies(store, cid)
-    need = missing_bytes(store, [surveyed])
-    store.quota.check_room(need)
-    check_free(store.root, need)
-    with _all_or_nothing(store, data, [surveyed]):
-        copy(store, surveyed, say)
+    _make_room(store, missing_bytes(store, surveys) + len(data), make_room)
+    with _all_or_nothing(store, data, surveys):
+        for one in surveys:
+            copy(store, one, say)
         cid = store.put_block(data)
         store.pin(cid, reason)
     return cid, manifest
+
+
+def _make_room(store: Store, need: int, make_room: MakeRoom | None) -> None:
+    if make_room is not None:
+        make_room(need)
+    store.quota.check_room(need)
+    check_free(store.root, need)
 
 
 @contextmanager

@@ -26,7 +26,8 @@ class Gossip:
     @asynccontextmanager
     async def run(cls, host: Host, emit: Emit) -> AsyncIterator["Gossip"]:
         """Gossip while the block runs."""
-        router = Router(PROTOCOLS, emit)
+        book = host.switch.book
+        router = Router(PROTOCOLS, emit, lambda peer: book.gossip_worth(peer.to_bytes()))
         pubsub = GuardedPubsub(host, router, emit)
         async with (
             trio.open_nursery() as nursery,

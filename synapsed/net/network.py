@@ -18,10 +18,12 @@ from synapsed.net.host import Host, key_pair_of
 from synapsed.net.keeper import Keeper
 from synapsed.net.mdns import announce_and_browse
 from synapsed.net.peers import PeerBook
+from synapsed.net.scoring import Scorer
 from synapsed.net.settings import NetSettings
 from synapsed.net.streams import DEFAULT_STREAMS_PER_PEER, Handler, Services, Stream
 from synapsed.net.switch import Switch
 from synapsed.net.types import Deliver, Identity, Peer, PeerCallback, Validate
+from synapsed.slots import NATIVE_SLOTS, Slots
 from synapsed.supervise import Emit, leaves, supervise
 
 log = logging.getLogger(__name__)
@@ -216,9 +218,15 @@ class Net:
 
 @asynccontextmanager
 async def open_net(
-    settings: NetSettings, identity: Identity, network: str, book: PeerBook, emit: Emit
+    settings: NetSettings,
+    identity: Identity,
+    network: str,
+    book: PeerBook,
+    emit: Emit,
+    *,
+    slots: Slots = NATIVE_SLOTS,
 ) -> AsyncIterator[Net]:
-    """The network, listening and looking for peers while the block runs.
+    """The network, listening and looking for peers while the block runs. `slots` score the peers.
 
     Raises ListenError, AddressError. When it is left, peers get a goodbye, the peer book is
     written, and every task of ours has ended.
@@ -234,7 +242,7 @@ async def open_net(
                 nursery=nursery,
             )
             try:
-                async with _running(switch, network) as net:
+                async with _running(switch, network, slots) as net:
                     yield net
             finally:
                 # Last: whatever waits in a cancelled scope would replace the caller's exception.
@@ -254,7 +262,7 @@ def _alone() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _running(switch: Switch, network: str) -> AsyncIterator[Net]:
+async def _running(switch: Switch, network: str, slots: Slots) -> AsyncIterator[Net]:
     settings, emit = switch.settings, switch.emit
     services = Services(switch)
     host = Host(switch, services)
@@ -264,7 +272,11 @@ async def _running(switch: Switch, network: str) -> AsyncIterator[Net]:
         dht = Dht(host, emit) if settings.dht else None
         discovery = Discovery(switch, dht.look_around if dht else None)
         net._started(host.state_addresses(), discovery)
-        tasks = {"discovery": discovery.run, "keeper": Keeper(switch).run}
+        tasks = {
+            "discovery": discovery.run,
+            "keeper": Keeper(switch).run,
+            "scorer": Scorer(switch, slots).run,
+        }
         if settings.mdns:
             tasks["mdns"] = lambda: _browse(network, net)
         async with trio.open_nursery() as nursery:

@@ -14,7 +14,7 @@ import msgspec
 from protocols import peerscore
 from protocols.errors import MalformedError
 from protocols.peerid import public_key_of
-from protocols.peerscore import Fault, PeerRecord
+from protocols.peerscore import Fault, PeerRecord, Row
 from synapsed.net.addresses import parse
 from synapsed.net.errors import AddressError
 
@@ -54,8 +54,28 @@ class MemoryTable(dict[bytes, bytes]):
         self.pop(key, None)
 
 
-FAVOUR = 1e6
-"""Added to a favourite's worth: more than anybody can earn."""
+FAVOUR = 1e7
+"""Added to a favourite's worth: more than any two scores are apart."""
+
+
+class Score(msgspec.Struct, frozen=True, gc=False):
+    """What the slot `peer_scoring` said of a peer, in points."""
+
+    keep: float
+    gossip: float
+
+
+class Service(msgspec.Struct):
+    """What a peer did for us since the start: counts that only rise, and fading ones."""
+
+    sent: int = 0
+    """Bytes of verified content."""
+    delivered: int = 0
+    """Messages that it was the first to bring."""
+    first: float = 0.0
+    """The same, fading."""
+    duplicates: float = 0.0
+    """Messages that others had brought before, fading."""
 
 
 class PeerBook:
@@ -66,6 +86,9 @@ class PeerBook:
         self._clock = clock
         self._records: dict[bytes, PeerRecord] = {}
         self._dirty: set[bytes] = set()
+        self._scores: dict[bytes, Score] = {}
+        self.service: dict[bytes, Service] = {}
+        """Of those who did something, since the start."""
         self.favourites: frozenset[bytes] = frozenset()
         """Peers for whom there is always room, unless they are banned: a council's members."""
         self._load()
@@ -93,11 +116,64 @@ class PeerBook:
     def worth(self, peer: bytes) -> float:
         """How much we want to keep it: higher is better, a stranger has 0."""
         favour = FAVOUR if peer in self.favourites else 0.0
-        return peerscore.worth(self.record(peer), self._clock()) + favour
+        return self._worth(peer, self.record(peer), self._clock()) + favour
+
+    def _worth(self, peer: bytes, record: PeerRecord, now: float) -> float:
+        """As the last round scored it; by the reference who came since."""
+        score = self._scores.get(peer)
+        return peerscore.worth(record, now) if score is None else score.keep
+
+    def gossip_worth(self, peer: bytes) -> float:
+        """How much we want it in gossip's mesh: below 0, rather anybody else."""
+        score = self._scores.get(peer)
+        return 0.0 if score is None else score.gossip
+
+    # -- scores
+
+    def rows(self) -> dict[bytes, Row]:
+        """Everybody, as the slot `peer_scoring` has it."""
+        now = self._clock()
+        return {peer: peerscore.row(record, now) for peer, record in self._records.items()}
+
+    def scored(self, scores: dict[bytes, Score]) -> None:
+        """A round has scored everybody."""
+        self._scores = scores
+
+    def brought(self, peer: bytes, *, first: bool) -> None:
+        """It brought a message: as the first, or one that we had."""
+        its = self._served(peer)
+        if first:
+            its.delivered += 1
+            its.first += 1.0
+        else:
+            its.duplicates += 1.0
+
+    def _served(self, peer: bytes) -> Service:
+        its = self.service.get(peer)
+        if its is None:
+            its = self.service[peer] = Service()
+        return its
+
+    def fade(self, keep: float) -> None:
+        """Let `keep` of the fading counts remain, and forget who is out of the book."""
+        for peer, its in list(self.service.items()):
+            its.first *= keep
+            its.duplicates *= keep
+            if peer not in self._records:
+                del self.service[peer]
 
     def banned(self, peer: bytes) -> bool:
         """Whether it is neither dialled nor let in just now."""
         return peerscore.banned(self.record(peer), self._clock())
+
+    def bans(self) -> dict[bytes, float]:
+        """Who is banned just now, and until when."""
+        now = self._clock()
+        return {
+            peer: record.banned_until
+            for peer, record in self._records.items()
+            if peerscore.banned(record, now)
+        }
 
     # -- what happened
 
@@ -139,6 +215,7 @@ class PeerBook:
     def transferred(self, peer: bytes, count: int, seconds: float) -> None:
         """It sent us `count` verified bytes in `seconds`."""
         now = self._clock()
+        self._served(peer).sent += count
         self._fold(peer, peerscore.with_transfer(self.record(peer), count, seconds, now))
 
     def fault(self, peer: bytes, fault: Fault) -> bool:
@@ -163,10 +240,11 @@ class PeerBook:
             key=lambda peer: (
                 peerscore.banned(self._records[peer], now),
                 self._records[peer].last_seen,
-                peerscore.worth(self._records[peer], now),
+                self._worth(peer, self._records[peer], now),
             ),
         )
         del self._records[least]
+        self._scores.pop(least, None)
         self._dirty.add(least)
 
     # -- what to do
@@ -187,7 +265,7 @@ class PeerBook:
         ready.sort(
             key=lambda item: (
                 item[1].failed_dials,
-                -peerscore.worth(item[1], now),
+                -self._worth(item[0], item[1], now),
                 -item[1].last_seen,
             )
         )

@@ -305,6 +305,7 @@ class GuardedPubsub(Pubsub):
         message_id = self.get_message_id(msg)
         if self.seen_messages.has(message_id):
             self.counters["duplicates"] += 1
+            self.switch.book.brought(peer.to_bytes(), first=False)
             neighbour.messages.take(DUPLICATE_COST, now)
             return
         if neighbour.messages.take(1, now):
@@ -328,6 +329,7 @@ class GuardedPubsub(Pubsub):
             self.counters["ignored"] += 1
         else:
             self.counters["accepted"] += 1
+            self.switch.book.brought(peer.to_bytes(), first=True)
             self._deliver(topic, peer, msg)
             await self.router.publish(peer, msg)
 

@@ -16,6 +16,7 @@ import logging
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Collection
 
 import trio
 from libp2p.custom_types import TProtocol
@@ -31,6 +32,10 @@ log = logging.getLogger(__name__)
 DEGREE, DEGREE_LOW, DEGREE_HIGH = 6, 5, 8
 """Mesh neighbours for each topic: the specification's D; its D_lo of 5 and a tighter D_hi, since
 each neighbour beyond six only brings duplicates."""
+
+BEST = 4
+"""Of the DEGREE that stay when a mesh is pruned, as many go by score (the specification's D_score),
+and the rest by lot: who has learnt how to score well does not get the whole mesh."""
 
 HEARTBEAT = 1.0
 """Seconds: the specification's."""
@@ -63,7 +68,13 @@ IWANT_BATCH = 64 * 1024
 class Router(GossipSub):
     """Gossipsub 1.1 for GuardedPubsub."""
 
-    def __init__(self, protocols: list[TProtocol], emit: Emit) -> None:
+    def __init__(
+        self,
+        protocols: list[TProtocol],
+        emit: Emit,
+        score: Callable[[ID], float] = lambda _peer: 0.0,
+    ) -> None:
+        """`score` says how much a peer is wanted in a mesh: below 0, rather anybody else."""
         super().__init__(
             protocols,
             DEGREE,
@@ -80,6 +91,7 @@ class Router(GossipSub):
         )
         # Scores live in the peer book, which outlives a connection.
         self.scorer = None
+        self._score = score
         self._emit = emit
         self._told: Counter[ID] = Counter()
         self._asked: Counter[ID] = Counter()
@@ -204,16 +216,41 @@ class Router(GossipSub):
     async def _maintain(self, topic: str) -> None:
         mesh, able = self.mesh[topic], self._able(topic)
         mesh &= able
+        free = [peer for peer in able - mesh if not self._check_back_off(peer, topic)]
         if len(mesh) < DEGREE_LOW:
-            free = [peer for peer in able - mesh if not self._check_back_off(peer, topic)]
-            for peer in random.sample(free, min(len(free), DEGREE - len(mesh))):
-                mesh.add(peer)
-                await self.emit_graft(topic, peer)
+            for peer in self._wanted_first(free)[: DEGREE - len(mesh)]:
+                await self._graft(topic, peer)
         elif len(mesh) > DEGREE_HIGH:
-            for peer in random.sample(sorted(mesh, key=ID.to_bytes), len(mesh) - DEGREE):
-                mesh.discard(peer)
-                self._add_back_off(peer, topic, False)
-                await self.emit_prune(topic, peer, False, False)
+            for peer in mesh - set(self._best_and_others(mesh)):
+                await self._prune(topic, peer)
+        elif free:
+            await self._exchange(topic, free)
+
+    async def _exchange(self, topic: str, free: Collection[ID]) -> None:
+        """For the worst of a full mesh, if it is unwanted, the best outside that is not. So a
+        score, however wrong, takes nobody out of a mesh without another in the place."""
+        worst, best = min(self.mesh[topic], key=self._score), max(free, key=self._score)
+        if self._score(worst) < 0 <= self._score(best):
+            await self._graft(topic, best)
+            await self._prune(topic, worst)
+
+    def _wanted_first(self, peers: Collection[ID]) -> list[ID]:
+        """In any order, but those below 0 last: they are better than nobody."""
+        return sorted(_shuffled(peers), key=lambda peer: self._score(peer) < 0)
+
+    def _best_and_others(self, peers: Collection[ID]) -> list[ID]:
+        """The DEGREE of them that stay: BEST by score, and the others by lot."""
+        ranked = sorted(_shuffled(peers), key=self._score, reverse=True)
+        return ranked[:BEST] + random.sample(ranked[BEST:], DEGREE - BEST)
+
+    async def _graft(self, topic: str, peer: ID) -> None:
+        self.mesh[topic].add(peer)
+        await self.emit_graft(topic, peer)
+
+    async def _prune(self, topic: str, peer: ID) -> None:
+        self.mesh[topic].discard(peer)
+        self._add_back_off(peer, topic, False)
+        await self.emit_prune(topic, peer, False, False)
 
     def _gossip(self, topic: str, missed: set[ID]) -> None:
         ids = self.mcache.window(topic)
@@ -231,3 +268,7 @@ class Router(GossipSub):
         now = time.time()
         for topic, peers in self.back_off.items():
             self.back_off[topic] = {peer: till for peer, till in peers.items() if till > now}
+
+
+def _shuffled(peers: Collection[ID]) -> list[ID]:
+    return random.sample(sorted(peers, key=ID.to_bytes), len(peers))

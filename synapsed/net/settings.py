@@ -23,3 +23,5 @@ class NetSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Connections in all; a full node keeps the worthiest."""
     max_connections_per_ip: int = 16
     """One address may be a household or a university; it may not be the whole table."""
+    score_seconds: float = 5.0
+    """Between two rounds of scoring everybody we know: a thousandth of a core for a full book."""

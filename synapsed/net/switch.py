@@ -189,7 +189,10 @@ class Switch(Swarm):
         if conn is not None:
             return conn
         if self.book.banned(peer):
-            raise PeerUnreachableError(f"{peer_id_text(peer)} is banned for its faults")
+            raise PeerUnreachableError(
+                f"{peer_id_text(peer)} is banned for its faults",
+                remedy="`synapsectl peers --all` says until when, and its log or ours why",
+            )
         self._dials[peer] = trio.Event()
         try:
             return await self._dial(address)

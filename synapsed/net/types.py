@@ -21,7 +21,7 @@ class Peer(msgspec.Struct, frozen=True):
     rtt: float | None
     """Moving average of the round trip in seconds; None until the first ping is back."""
     score: float
-    """The ledger's worth of it (`protocols.peerscore.worth`): higher is kept longer."""
+    """The peer book's worth of it (the slot `peer_scoring`): higher is kept longer."""
     local: bool
     """On this machine or this private network."""
 

@@ -9,7 +9,7 @@ import msgspec
 from protocols.cid import cid_text
 from protocols.errors import NotHeldError, RefusedError
 from protocols.manifest import ExpertManifest, Manifest, ModelManifest, files, links
-from synapsed.store.reasons import HEADERS_ONLY
+from synapsed.store.reasons import FOR_OTHERS, HEADERS_ONLY, REPLICA
 from synapsed.store.runs import Runs
 
 if TYPE_CHECKING:
@@ -69,6 +69,14 @@ class Reach:
             elif manifest is not None:
                 self.whole.update(ref.root for ref in files(manifest))
                 waiting += links(manifest)
+
+    def follow_alone(self, cids: Iterable[bytes]) -> None:
+        """Add these manifests and their files, and nothing that they depend on: a copy of an
+        adapter for others keeps no base model here that the owner removes."""
+        for cid in cids:
+            self.blocks.add(cid)
+            manifest = self._read(cid)
+            self.whole.update(ref.root for ref in (files(manifest) if manifest is not None else ()))
 
     def follow_headers(self, cids: Iterable[bytes]) -> None:
         """Add these manifests and the headers of their safetensors files."""
@@ -140,7 +148,8 @@ def collect(
     before = store.quota.used
     reach = Reach(store)
     pins = store.pins()
-    reach.follow(pin.cid for pin in pins if pin.reason not in HEADERS_ONLY)
+    reach.follow(pin.cid for pin in pins if pin.reason not in FOR_OTHERS)
+    reach.follow_alone(pin.cid for pin in pins if pin.reason == REPLICA)
     reach.follow_headers(pin.cid for pin in pins if pin.reason in HEADERS_ONLY)
     reach.follow(name for name in spared if store.has_block(name))
     reach.whole |= spared

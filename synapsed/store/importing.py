@@ -45,11 +45,12 @@ def survey(source: Path, path: str, layout: Layout, say: Say) -> Survey:
 
 
 def missing_bytes(store: Store, surveys: Iterable[Survey]) -> int:
-    """Bytes of these files that the store does not hold."""
+    """Bytes of these files, and of their hashes, that the store does not hold."""
     need = {}
     for one in surveys:
         held = store.file(one.shape.root)
-        need[one.shape.root] = one.shape.size - (held.held_bytes if held else 0)
+        have = held.held_bytes if held is not None else -one.shape.fixed_bytes
+        need[one.shape.root] = one.shape.size - have
     return sum(need.values())
 
 

@@ -13,6 +13,9 @@ REPLICA = "replica"
 WATCHED = "watched"
 """Others have it, and we watch over its copies: only its manifest and headers are here."""
 
+UPGRADE = "upgrade"
+"""The ledger has it in force here, or may have it again: modules of slots, with their source."""
+
 FOUND = "found"
 """It was here when state.db was lost: the owner removes it, not we."""
 

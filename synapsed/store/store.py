@@ -346,13 +346,23 @@ class Store:
 
     # Care.
 
+    @contextmanager
+    def collecting(self) -> Iterator[set[bytes]]:
+        """While something is taken away: nobody else pins or begins to hold anything. The names
+        that work under way keeps."""
+        with self._lock:
+            yield self.kept()
+
+    def kept(self) -> set[bytes]:
+        """The names (CIDs and file roots) that work under way keeps just now."""
+        return {name for keep in list(self._keeps) for name in keep.names}
+
     def gc(self, only: Collection[bytes] | None = None) -> GcReport:
         """Remove what no pinned manifest reaches and no work in progress keeps.
 
         With `only`, of those CIDs and file roots alone.
         """
-        with self._lock:
-            spared = {name for keep in list(self._keeps) for name in keep.names}
+        with self.collecting() as spared:
             report, gone = collect(self, spared, None if only is None else set(only))
         self.delete_detached(gone)  # 100 GB take the file system a second, and nobody waits
         return report

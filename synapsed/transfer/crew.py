@@ -205,19 +205,23 @@ class Crew:
 
         `ask` verifies: its MalformedError or LimitError is held against the peer. Peers are asked
         one after another, the next as soon as one failed or was slow, for as long as it takes:
-        the watch ends the waiting.
+        the watch ends the waiting, or all of them saying for LONELY_SECONDS that they lack it.
         """
         send, receive = trio.open_memory_channel[T | None](math.inf)
         asked: set[bytes] = set()
+        lacking: set[bytes] = set()
+        lacked_since: float | None = None
         running = 0
         while True:
             session = self._unasked(asked)
             if session is not None:
                 asked.add(session.peer)
                 running += 1
-                self._start(self._attempt, session, ask, send)
+                self._start(self._attempt, session, ask, send, lacking)
             elif not running:
+                lacked_since = self._lacked(lacking, lacked_since)
                 asked.clear()
+                lacking.clear()
             seconds = HEDGE_SECONDS if running else AGAIN_SECONDS
             with trio.move_on_after(seconds):
                 answer = await receive.receive()
@@ -225,6 +229,19 @@ class Crew:
                 if answer is not None:
                     self.alive()
                     return answer
+
+    def _lacked(self, lacking: set[bytes], since: float | None) -> float | None:
+        """Since when everybody has said that it lacks what is asked for; None: not everybody.
+        The pull ends where that is for LONELY_SECONDS."""
+        coming = any(gone.until < math.inf for gone in self.dropped.values())
+        if not self.sessions or coming or not lacking >= self.sessions.keys():
+            return None
+        now = trio.current_time()
+        since = now if since is None else since
+        if now >= since + LONELY_SECONDS:
+            why = "nobody of those who are asked has it"
+            self._work.fail(PullFailedError(f"{why}{self._lack()}", self.reasons()))
+        return since
 
     def _unasked(self, asked: set[bytes]) -> Session | None:
         ready = [s for s in self.sessions.values() if s.peer not in asked]
@@ -235,6 +252,7 @@ class Crew:
         session: Session,
         ask: Callable[[Session], Awaitable[T]],
         send: trio.MemorySendChannel[T | None],
+        lacking: set[bytes],
     ) -> None:
         """One peer's try. Not cancelled when another was faster: its answer is simply unused."""
         answer = None
@@ -243,8 +261,9 @@ class Crew:
             session.answered += 1
         except (StoreError, QuotaExceededError) as error:
             self._work.fail(error)
-        except PeerRefusedError:
-            pass
+        except PeerRefusedError as error:
+            if error.refusal.code == "not-held":
+                lacking.add(session.peer)
         except PeerError as error:
             session.give_up(error)
         except (MalformedError, LimitError) as error:

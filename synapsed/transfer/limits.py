@@ -1,4 +1,4 @@
-"""How fast model bytes may leave and whose turn it is; how many may arrive for others.
+"""How fast model bytes may leave and whose turn it is; how fast, and how many, may arrive.
 
 `Uploads` shares one rate between peers by deficit round robin (Shreedhar and Varghese 1996): each
 peer that waits gets a chunk in its turn, however many streams it has open. It can be changed, and
@@ -29,6 +29,42 @@ MAX_UPLOADS = 64
 MIN_SHARE = 32 << 10
 """Bytes per second that a peer is promised before another is let in: with less, a sub-tile takes
 longer than pullers wait (protocols/schedule.py, FIRST_TIMEOUT)."""
+
+
+class Downloads:
+    """How many model bytes a second are asked for, by all pulls together; 0 is no limit.
+
+    What is asked for comes as quickly as it can, and then nothing is asked for until it is paid:
+    so no stream waits half way, whatever the limit.
+    """
+
+    def __init__(self, rate: int = 0) -> None:
+        """`rate` in bytes per second."""
+        self._rate = rate
+        self._bucket = self._new_bucket()
+
+    @property
+    def rate(self) -> int:
+        """Bytes per second; 0 is no limit."""
+        return self._rate
+
+    def set_rate(self, rate: int) -> None:
+        """Change the limit, for pulls that run as well."""
+        self._rate = rate
+        self._bucket = self._new_bucket()
+
+    def _new_bucket(self) -> TokenBucket:
+        return TokenBucket(self._rate, 1)
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing more may be asked for just now."""
+        return self._rate > 0 and self._bucket.available(trio.current_time()) < 1
+
+    def ask(self, size: int) -> None:
+        """So many bytes are asked for. Not while it is `spent`."""
+        if self._rate:
+            self._bucket.take(size, trio.current_time())
 
 
 class UploadsPausedError(RefusedError):

@@ -114,13 +114,13 @@ async def make_plan(pull: "Pull") -> Plan:
     else:
         refs = files(manifest)
         # Before a header is fetched: a manifest can claim any size.
-        pull.check_room(sum(_lacking_bytes(pull.store, ref) for ref in refs))
+        await pull.check_room(sum(_lacking_bytes(pull.store, ref) for ref in refs))
         for ref in refs:
             pull.wants[ref.root] = ()
         helds = await _gather(lambda ref: held_file(pull, ref), refs)
         wanted = [(held, [(0, held.layout.leaf_count)]) for held in helds]
     wants = [_want(held, runs) for held, runs in _by_file(wanted)]
-    pull.check_room(sum(want.missing_bytes for want in wants))
+    await pull.check_room(sum(want.missing_bytes for want in wants))
     await _gather(lambda want: _learn_hashes(pull, want), wants)
     for want in wants:
         pull.wants.setdefault(want.held.root, tuple(want.runs))
@@ -237,6 +237,7 @@ async def manifest_of(pull: "Pull", cid: bytes) -> Manifest:
     data = await pull.crew.first(ask)
     manifest = await trio.to_thread.run_sync(decode_manifest, data)
     pull.take_room(len(data))
+    await pull.make_room(len(data))
     await trio.to_thread.run_sync(pull.store.put_block, data)
     return manifest
 
@@ -259,6 +260,7 @@ async def held_file(pull: "Pull", ref: FileRef) -> HeldFile:
         shape = await pull.crew.first(lambda session: _ask_shape(pull, session, ref.root))
         _check_ref(ref, shape.size, shape.layout)
         pull.take_room(len(shape.header) + HASH_BYTES * len(shape.nodes))
+        await pull.make_room(shape.fixed_bytes + len(shape.header))
         return await trio.to_thread.run_sync(pull.store.create_shape, shape)
     _check_ref(ref, held.size, held.layout)
     return held

@@ -79,6 +79,11 @@ class Meter:
                     count = min(end, hi) - max(first, lo)
                     self._lacking[file, tile] = self._lacking.get((file, tile), 0) + count
 
+    @property
+    def fetched(self) -> int:
+        """Bytes of leaves that were lacking and came from peers."""
+        return self._fetched
+
     def count(self, peer: bytes, file: int, leaf: int, size: int, *, new: bool) -> None:
         """A verified leaf of `size` bytes came from `peer`; `new` where it was lacking."""
         share = self._shares.get(peer)

@@ -11,7 +11,7 @@ its record ends. What has arrived is served at once: the server reads the same f
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -22,10 +22,12 @@ from protocols.pullpeer import Assignment, Peer
 from protocols.schedule import Schedule
 from protocols.tensorblock import Layout
 from synapsed.models import model_manifest
+from synapsed.slots import NATIVE_SLOTS, Slots
 from synapsed.store import HeldFile, Keep, QuotaExceededError, Store, StoreError
 from synapsed.transfer.crew import Blame, Crew
 from synapsed.transfer.errors import PeerError, StoppedError
-from synapsed.transfer.limits import Room
+from synapsed.transfer.limits import Downloads, Room
+from synapsed.transfer.ordering import Orders
 from synapsed.transfer.plan import Part, Plan, looked_at_again, make_plan, model_tiles
 from synapsed.transfer.progress import Meter, PullProgress, PullReport
 from synapsed.transfer.sources import Sources
@@ -48,6 +50,10 @@ Credit = Callable[[bytes, int, float], None]
 """(peer, verified bytes, seconds in which it was asked): the peer book's `transferred`."""
 
 
+MakeRoom = Callable[[int], Awaitable[None]]
+"""Sees to it that so many bytes more fit the quota, or raises QuotaExceededError."""
+
+
 def _no_credit(_peer: bytes, _count: int, _seconds: float) -> None:
     """For pulls without a peer book."""
 
@@ -68,14 +74,18 @@ class Puller:
         *,
         blame: Blame,
         credit: Credit = _no_credit,
+        slots: Slots = NATIVE_SLOTS,
     ) -> None:
         """`me` is our peer id."""
         self.me = me
+        self.slots = slots
         self.store = store
         self.streams = streams
         self.sources = sources
         self.blame = blame
         self.credit = credit
+        self.downloads = Downloads()
+        """How fast, of all pulls together."""
         self.parsing = trio.CapacityLimiter(LAYOUTS_PARSED)
         self._running: list[Pull] = []
         self._started = 0
@@ -103,8 +113,11 @@ class Puller:
         progress: Callable[[PullProgress], None] = unwatched,
         sources: Sources | None = None,
         room: Room | None = None,
+        make_room: MakeRoom | None = None,
     ) -> PullReport:
         """Fetch what the manifest `cid` describes, or a part of a model, into `room` if given.
+
+        `make_room` is asked for what does not fit the quota.
 
         Cancel it to stop: what arrived is on record then. Raises PullFailedError naming why and
         who, QuotaExceededError, NoRoomError, DiskFullError, MalformedError for a block that is no
@@ -118,6 +131,7 @@ class Puller:
             progress,
             sources=sources or self.sources,
             room=room,
+            make_room=make_room,
             order=self._started,
         )
         self._running.append(pull)
@@ -194,6 +208,7 @@ class Pull:
         *,
         sources: Sources,
         room: Room | None,
+        make_room: MakeRoom | None,
         order: int,
     ) -> None:
         self.cid = cid
@@ -208,7 +223,9 @@ class Pull:
         self._puller = puller
         self._progress = progress
         self._room = room
+        self._make_room = make_room
         self._order = order
+        self._orders = Orders(puller.slots)
         self._schedule: Schedule | None = None
         self._meter: Meter | None = None
         self._held: list[HeldFile] = []
@@ -244,6 +261,7 @@ class Pull:
                     await self._steps(nursery)
                     nursery.cancel_scope.cancel()
         finally:
+            self._orders.ended(self._meter.fetched if self._meter is not None else 0)
             # What arrived shall be on record, whatever ended the pull.
             with trio.CancelScope(shield=True):
                 await self._save()
@@ -286,6 +304,7 @@ class Pull:
         # In a thread: 65,536 tensors take half a second.
         self._meter, self._schedule = await trio.to_thread.run_sync(prepare)
         self._numbers = {root: number for number, (root, _) in enumerate(self.files)}
+        self._orders.begin()
         self.ready.set()
         early, self._early = self._early, []
         for root, leaf in early:
@@ -303,11 +322,17 @@ class Pull:
         if self.spare is not None:
             await trio.to_thread.run_sync(self.spare.add, name)
 
-    def check_room(self, size: int) -> None:
+    async def check_room(self, size: int) -> None:
         """Raise QuotaExceededError or NoRoomError where `size` bytes more do not fit."""
-        self.store.quota.check_room(size)
+        await self.make_room(size)
         if self._room is not None:
             self._room.check(size)
+
+    async def make_room(self, size: int) -> None:
+        """See to it that `size` bytes more fit the quota. QuotaExceededError."""
+        if self._make_room is not None:
+            await self._make_room(size)
+        self.store.quota.check_room(size)
 
     def take_room(self, size: int) -> None:
         """Count `size` bytes of manifests and headers. NoRoomError."""
@@ -329,29 +354,45 @@ class Pull:
     @property
     def paused(self) -> bool:
         """Whether nothing may be asked for just now."""
-        return self._puller.paused
+        return self._puller.paused or self._puller.downloads.spent
+
+    def asking(self, size: int) -> None:
+        """So many bytes are asked for."""
+        self._puller.downloads.ask(size)
 
     def left(self, peer: Peer) -> None:
         """A peer is asked no more; what it gave is to its credit."""
         if peer.busy:
             self._puller.credit(peer.peer, peer.bytes, peer.busy)
 
+    async def order(self) -> None:
+        """Have the schedule's order of chunks brought up to date, where it is time for that."""
+        if await self._orders.bring(self.schedule):
+            self.tell_change()
+
     async def keep(self, run: Assignment, data: bytearray) -> None:
         """Verify and keep the next leaf of `run`. PeerError where it is not what it should be."""
         leaf = run.next
         new = not self.schedule.have(run.file, leaf)
-        if new and not self._write(run.file, leaf, data):
-            return
+        if new:
+            if not await self._write(run.file, leaf, data):
+                return
+            new = not self.schedule.have(run.file, leaf)  # while room was made, another brought it
         self._counted(run, leaf, len(data), new=new)
         if new:
             self._puller.brought(self, self.files[run.file][0], leaf)
         while self._unsaved > MAX_UNSAVED:
             await self._saved.wait()
 
-    def _write(self, file: int, leaf: int, data: bytearray) -> bool:
+    async def _write(self, file: int, leaf: int, data: bytearray) -> bool:
         """Whether the leaf is kept; where it cannot be, the pull ends."""
         try:
-            self._held[file].write(leaf, data)
+            try:
+                self._held[file].write(leaf, data)
+            except QuotaExceededError:
+                # Others wrote, too, since room was made; for our owner there may be more.
+                await self.make_room(len(data))
+                self._held[file].write(leaf, data)
         except MismatchError as error:
             raise PeerError(error.message, Fault.MISMATCH) from error
         except (StoreError, QuotaExceededError) as error:

@@ -46,12 +46,11 @@ Told = Callable[[ModelKnown | LearnFailed | ProbeResult | RepairEnded], None]
 class Care(Protocol):
     """What is done with what an order brings; synapsed/replicas.py."""
 
-    @property
-    def free(self) -> int:
-        """Bytes that may still be taken for others."""
-
     def learning(self, model: bytes) -> AbstractContextManager[Room]:
         """Room for what is learned of a model."""
+
+    def repairing(self) -> AbstractContextManager[Room]:
+        """Room for a repair. StoppedError where the owner needs it."""
 
     async def watch(self, model: bytes) -> None:
         """Something of it is to be learned."""
@@ -149,10 +148,10 @@ class Repairs:
         try:
             if self._care.declines(order.model):
                 return
-            room = Room(self._care.free)
-            report = await self._puller.pull(
-                order.model, Part(tiles=order.tiles), progress=progress, room=room
-            )
+            with self._care.repairing() as room:
+                report = await self._puller.pull(
+                    order.model, Part(tiles=order.tiles), progress=progress, room=room
+                )
             await self._care.hold(order.model)
             done = True
             self._emit(

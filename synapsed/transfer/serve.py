@@ -80,6 +80,14 @@ T = TypeVar("T")
 Blame = Callable[[bytes, Fault, str], None]
 """net.blame."""
 
+Gave = Callable[[bytes, int], None]
+"""Told (file root, bytes) of what was given of a file."""
+
+
+def _uncounted(_root: bytes, _count: int) -> None:
+    """For servers that nobody's evictions depend on."""
+
+
 
 class Pulls(Protocol):
     """What the server tells and is told of our own pulls."""
@@ -94,7 +102,16 @@ class Pulls(Protocol):
 class BlockServer:
     """Serves one store. `handle` is the stream handler of protocols.blocks.PROTOCOL."""
 
-    def __init__(self, store: Store, uploads: Uploads, pulls: Pulls, blame: Blame) -> None:
+    def __init__(
+        self,
+        store: Store,
+        uploads: Uploads,
+        pulls: Pulls,
+        blame: Blame,
+        *,
+        gave: Gave = _uncounted,
+    ) -> None:
+        self._gave = gave
         self._store = store
         self._uploads = uploads
         self._pulls = pulls
@@ -184,6 +201,7 @@ class BlockServer:
                 await _send(stream, Bytes(length=stop - start))
                 said = True
             await self._give(stream, data)
+            self._gave(request.root, len(data))
 
     async def _give(self, stream: Stream, data: bytes) -> None:
         """Send what follows an answer, a chunk at a time when it is our turn."""

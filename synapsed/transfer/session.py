@@ -73,6 +73,12 @@ class Work(Protocol):
     def paused(self) -> bool:
         """Whether nothing may be asked for just now."""
 
+    async def order(self) -> None:
+        """Have the schedule's order of chunks brought up to date, where it is time for that."""
+
+    def asking(self, size: int) -> None:
+        """So many bytes are asked for."""
+
     async def keep(self, run: Assignment, data: bytearray) -> None:
         """Verify and keep the next leaf of `run`. PeerError where it is not what it should be."""
 
@@ -237,7 +243,7 @@ class Session:
         schedule = self._work.schedule
         flying: deque[tuple[Assignment, int]] = deque()
         while not schedule.finished:
-            while run := self._next_run():
+            while run := await self._next_run():
                 root = self._work.files[run.file][0]
                 await talk.send(FetchRequest(root=root, lo=run.lo, hi=run.hi))
                 flying.append((run, self._hears))
@@ -246,10 +252,14 @@ class Session:
             else:
                 await self._work.wait_for_change(schedule.recheck_after())
 
-    def _next_run(self) -> Assignment | None:
+    async def _next_run(self) -> Assignment | None:
         if self._work.paused:
             return None
-        return self._work.schedule.next_run(self.peer, trio.current_time())
+        await self._work.order()
+        run = self._work.schedule.next_run(self.peer, trio.current_time())
+        if run is not None:
+            self._work.asking(run.size)
+        return run
 
     async def _receive(self, talk: Talk, run: Assignment, heard: int) -> None:
         schedule = self._work.schedule

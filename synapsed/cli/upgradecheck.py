@@ -1,0 +1,188 @@
+"""upgrade check: what can be said of a module by trying it. No daemon is needed.
+
+It is tried in the jail, in a process of its own, on inputs that nobody knows beforehand.
+"""
+
+import io
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synapsed.cli import candidates
+from synapsed.cli.common import Cli, command, path_of
+from synapsed.cli.names import slot_named
+from synapsed.cli.upgradeauthor import Weaker, built_folder, in_jail
+from synapsed.control.problems import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from synapsed.authoring.question import Checked, Fuel, Question
+    from synapsed.cli.output import Output
+
+
+def register(group: typer.Typer) -> None:
+    """Add this command to `upgrade`."""
+    command(group, "check")(check)
+
+
+def check(
+    cli: Cli,
+    *,
+    module: Annotated[
+        Path, typer.Argument(metavar="MODULE", parser=path_of, help="A built folder, or a .wasm.")
+    ],
+    slot: Annotated[
+        str | None,
+        typer.Option(metavar="SLOT", help="Else the folder's.", autocompletion=candidates.slots),
+    ] = None,
+    incumbent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|native",
+            help="What it replaces; else what a running daemon has in force, or native.",
+        ),
+    ] = None,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="It is meant to answer otherwise.")
+    ] = False,
+    rebuild: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SOURCE", parser=path_of, help="Build this, and compare the module's bytes."
+        ),
+    ] = None,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="Try what this home's daemon has recorded, too.")
+    ] = False,
+    seed: Annotated[str, typer.Option(help="Of an earlier check, to repeat it.")] = "",
+    rows: Annotated[int | None, typer.Option(min=1, help="To generate.")] = None,
+    fuel: Annotated[int | None, typer.Option(min=1, help="Of a call; else the slot's.")] = None,
+    fuel_per_row: Annotated[
+        int | None, typer.Option(min=1, help="And of each row; else the slot's.")
+    ] = None,
+    memory_pages: Annotated[
+        int | None, typer.Option(min=1, max=1 << 16, help="Of 64 KiB; else the slot's.")
+    ] = None,
+    weaker: Weaker = False,
+) -> None:
+    """Try a module beside what it replaces, on hidden inputs. Fails where something is wrong."""
+    from protocols.slot_abi import Limits  # noqa: PLC0415
+    from protocols.slots import SLOTS  # noqa: PLC0415
+    from synapsed.authoring.question import ROWS, Question  # noqa: PLC0415
+
+    data, named = _module(module)
+    if (slot or named) is None:
+        raise typer.BadParameter("a .wasm does not say what it is for: give --slot")
+    chosen = SLOTS[slot_named(slot or named or "")]
+    limits = chosen.limits
+    if rebuild is not None:
+        _rebuilt(cli, rebuild, data, chosen.name, weaker=weaker)
+    question = Question(
+        slot=chosen.name,
+        module=data,
+        limits=Limits(
+            fuel or limits.fuel,
+            fuel_per_row or limits.fuel_per_row,
+            memory_pages or limits.memory_pages,
+        ),
+        incumbent=_incumbent(cli, incumbent, chosen.name),
+        changed=changed,
+        seed=seed,
+        rows=rows or ROWS,
+        recorded=str(cli.places().recorded) if recorded else "",
+    )
+    with cli.out.progress(f"check {module.name}"):
+        found = _check(question, weaker=weaker)
+    cli.done(found, lambda out: _checked(out, found, rebuilt=rebuild is not None))
+    if not found.passed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _check(question: "Question", *, weaker: bool) -> "Checked":
+    import trio  # noqa: PLC0415
+
+    from synapsed.authoring.verdict import check_apart  # noqa: PLC0415
+
+    return trio.run(partial(check_apart, question, allow_weaker=weaker))
+
+
+def _module(path: Path) -> tuple[bytes, str | None]:
+    """A module's bytes, and its slot where that is said."""
+    from synapsed.authoring.build import MAX_MODULE, read  # noqa: PLC0415
+
+    if path.is_dir():
+        built, module, _ = built_folder(path)
+        return module, built.slot
+    return read(path, MAX_MODULE), None
+
+
+def _incumbent(cli: Cli, given: str | None, slot: str) -> bytes:
+    """The bytes of what the module would replace; b"" for the native reference."""
+    from synapsed.authoring.build import MAX_MODULE, read  # noqa: PLC0415
+
+    if given == "native":
+        return b""
+    if given is not None:
+        return read(path_of(given), MAX_MODULE)
+    return _in_force(cli, slot)
+
+
+def _in_force(cli: Cli, slot: str) -> bytes:
+    """What a daemon of this home has in force; native where none answers or follows a ledger."""
+    from synapsed.control.client import DaemonError, NoDaemonError  # noqa: PLC0415
+
+    sink = io.BytesIO()
+    try:
+        with cli.client() as client:
+            client.download(f"/v1/upgrades/slots/{slot}/module", sink)
+    except NoDaemonError:
+        return b""
+    except DaemonError as error:
+        if error.problem.error not in ("unknown", "no-genesis"):
+            raise
+        return b""
+    return sink.getvalue()
+
+
+def _rebuilt(cli: Cli, source: Path, module: bytes, slot: str, *, weaker: bool) -> None:
+    """Raise where a source makes other bytes than the module's."""
+    from protocols.slots import SLOTS  # noqa: PLC0415
+    from synapsed.authoring import build as builder  # noqa: PLC0415
+
+    with cli.out.progress(f"rebuild {source.name}"):
+        in_jail(
+            lambda jail: builder.rebuild(module, source, SLOTS[slot], jail, allow_weaker=weaker),
+            weaker=weaker,
+        )
+
+
+def _checked(out: "Output", found: "Checked", *, rebuilt: bool) -> None:
+    which = found.incumbent_hash[:16] or "the native reference"
+    if rebuilt:
+        out.verdict("pass", "its source makes exactly these bytes")
+    for finding in found.findings:
+        out.verdict("fail" if finding.decides else "warn", f"{finding.code}: {finding.text}")
+    if found.passed:
+        out.verdict("pass", "nothing is wrong with it")
+    otherwise = f"{found.disagreements} answered otherwise, {found.disagreement_ppm} in a million"
+    rows = [
+        ("slot", found.slot),
+        ("module", found.module_hash),
+        ("beside", which),
+        ("rows", f"{found.rows}, in {found.batches} batches; {otherwise}"),
+        ("calls", f"{found.calls}, {found.recorded} of them recorded batches"),
+        ("limits", f"at most {found.fuel_most_mille / 10:g} % of its fuel in one call"),
+    ]
+    rows += [("fuel", _fuel(each)) for each in found.fuel]
+    timing = found.timing
+    if timing is not None:
+        most = f"{timing.low:.2f} to {timing.high:.2f} times the incumbent's"
+        rows.append(("time", f"{timing.microseconds:.0f} µs for {timing.rows} rows, {most}"))
+    rows += [("seed", f"{found.seed} (--seed repeats it)"), ("took", f"{found.seconds:.1f} s")]
+    out.pairs(rows)
+
+
+def _fuel(fuel: "Fuel") -> str:
+    times = f", {fuel.ratio:.3f} times the incumbent's" if fuel.incumbent else ""
+    return f"{fuel.module} in {fuel.calls} calls of {fuel.rows} rows{times}"
