@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 SEED ?= 1
 ROUNDS ?= 5
+JOBS ?= 2
 ARGS ?=
 
 BIN := .venv/bin
@@ -22,8 +23,8 @@ venv: .venv/test.stamp ## everything that the demo, the tests and the benches ne
 demo: .venv/demo.stamp ## the main job: a published model, spread over a swarm of real daemons
 	$(BIN)/python -m simnet configs/scenarios/demo.toml --seed $(SEED) --out demo-out
 
-test: lint ## lint, then all tests (ARGS: more for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: lint ## lint, then all tests (JOBS: at a time; ARGS: more for pytest)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 lint: .venv/test.stamp ## ruff, mypy strict, the import rules
 	$(BIN)/ruff check --quiet .

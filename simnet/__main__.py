@@ -86,12 +86,14 @@ def _draw(out: Path) -> str:
 
     try:
         # The extra `demo` has matplotlib; a run without it is still a run.
-        from simnet import councilpicture, picture  # noqa: PLC0415
+        from simnet import councilpicture, picture, upgradepicture  # noqa: PLC0415
     except ImportError as error:
         report.say(f"no picture: {error}; pip install 'synapsed[demo]'")
         return ""
     timeline = msgspec.json.decode((out / "timeline.json").read_bytes(), type=Timeline)
     draw = councilpicture.draw if timeline.has_ledger else picture.draw
+    if timeline.stages:
+        draw = upgradepicture.draw
     draw(timeline, out / "picture.png")
     return str(out / "picture.png")
 

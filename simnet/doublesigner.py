@@ -21,6 +21,7 @@ from protocols.council import Kind, Statement, signed_bytes
 from protocols.entries import Tick, encode_entry
 from protocols.peerid import parse_peer_id
 from protocols.raftmessages import PROTOCOL, Append, Signed, pack, unpack
+from protocols.realm import Realm
 from simnet.virtual.liar import branch
 from synapsed import genesis
 from synapsed.keys import Identity
@@ -44,8 +45,8 @@ REDIAL_S = 2.0
 class Liar:
     """What it says beside the truth."""
 
-    def __init__(self, network: str, store: LedgerStore) -> None:
-        self.network = network
+    def __init__(self, realm: Realm, store: LedgerStore) -> None:
+        self.realm = realm
         self._store = store
         self.service: LedgerService | None = None
 
@@ -60,7 +61,7 @@ class Liar:
         return [frame] if lie is None else [frame, lie]
 
     def _sign(self, said: Statement) -> bytes:
-        return self._store.key.sign(signed_bytes(self.network, said))
+        return self._store.key.sign(signed_bytes(self.realm, said))
 
     def _another_ack(self, said: Statement) -> bytes:
         name = hashlib.sha256(said.hash).digest()
@@ -74,7 +75,7 @@ class Liar:
             return None
         instead = [*payloads[:-1], encode_entry(Tick(time=int(time.time() * 1000) + 1))]
         hash_at = replica._core.log.hash_at
-        end: Head | None = branch(self.network, append.epoch, append.prev, instead, hash_at)
+        end: Head | None = branch(self.realm.network, append.epoch, append.prev, instead, hash_at)
         if end is None:
             return None
         said = Statement(Kind.ACK, append.epoch, append.term, end.index, end.hash)
@@ -135,7 +136,7 @@ async def lie(task: dict[str, Any]) -> None:
             reach = Reach(net)
             for peer, address in peers.items():
                 net.learned(peer, [address])
-            liar = Liar(task["network"], store)
+            liar = Liar(genesis.realm_of(payload), store)
             lying: Any = LyingNet(net, liar)
             founded = Founded(payload, store)
             liar.service = LedgerService(lying, reach.connect, identity, founded, _tell)

@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from protocols.errors import SynapseError
-from simnet import councilchecks, councilsteps
+from simnet import councilchecks, councilsteps, upgradechecks, upgradesteps
 from simnet.forks import FORK_SERVER
 from simnet.scenario import Check, Promise, Scenario, Step
 from simnet.steps import perform, wait_for
@@ -16,8 +16,16 @@ from simnet.watch import sample, watch
 from simnet.weather import Shape
 from simnet.world import ExportRecord, PullRecord, Say, World, open_world
 
-__all__ = ["councilchecks", "councilsteps", "perform", "run_scenario", "wait_for"]
-# What a council's steps and checks do is registered by importing them.
+__all__ = [
+    "councilchecks",
+    "councilsteps",
+    "perform",
+    "run_scenario",
+    "upgradechecks",
+    "upgradesteps",
+    "wait_for",
+]
+# What the steps and checks of councils and upgrades do is registered by importing them.
 
 
 class Line(msgspec.Struct):

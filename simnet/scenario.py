@@ -27,6 +27,7 @@ from simnet.councilparts import (
     Wipe,
 )
 from simnet.parts import Check, Choice, Count, Part, Step, Time, Who
+from simnet.upgradeparts import Adapters, Became, Choose, Stage, SwitchedAlike, Upgrade
 from simnet.weather import Cut, Shape
 
 MAX_DAEMONS = 1000
@@ -157,6 +158,9 @@ Checks = (
     | Parameter
     | RoleIs
     | Seated
+    | Became
+    | Stage
+    | SwitchedAlike
 )
 
 
@@ -328,6 +332,9 @@ Steps = (
     | Propose
     | Vote
     | Wipe
+    | Adapters
+    | Choose
+    | Upgrade
 )
 
 

@@ -9,6 +9,7 @@ import msgspec
 from protocols.errors import SynapseError
 from simnet.councilparts import Above, Founding, Height, Leader, Propose, Vote
 from simnet.scenario import Check, Choice, Lie, Part, Pick, Scenario, Steps
+from simnet.upgradeparts import Became, Stage, Upgrade
 
 CHOOSING = (
     *("who", "by", "but", "out_of", "liars", "asked"),
@@ -78,7 +79,7 @@ def _check_names(path: Path, scenario: Scenario) -> None:
             known.daemons.add(step.name)
         elif isinstance(step, Height):
             known.heights.add(step.name)
-        elif isinstance(step, Propose):
+        elif isinstance(step, Propose | Upgrade):
             known.proposals.add(step.name)
     for number, promise in enumerate(scenario.promises, 1):
         _check_part(f"{path}: promise {number}", promise.that, scenario, known)
@@ -93,13 +94,15 @@ class _Known(msgspec.Struct):
 
 
 def _check_part(where: str, part: Part, scenario: Scenario, known: _Known) -> None:
-    of_council = part.__class__.__module__ == Founding.__module__
+    of_council = part.__class__.__module__ in (Founding.__module__, Upgrade.__module__)
     if of_council and scenario.council is None:
         raise ScenarioError(f"{where}: there is no [council] in this scenario")
     if isinstance(part, Above) and part.height not in known.heights:
         raise ScenarioError(f"{where}: height: no earlier step has named {part.height!r}")
     if isinstance(part, Vote) and part.proposal not in known.proposals:
         raise ScenarioError(f"{where}: proposal: no earlier step has named {part.proposal!r}")
+    if isinstance(part, Became | Stage) and part.upgrade not in known.proposals:
+        raise ScenarioError(f"{where}: upgrade: no earlier step has named {part.upgrade!r}")
     for name in part.__struct_fields__:
         value = getattr(part, name)
         if isinstance(value, Check):

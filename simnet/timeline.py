@@ -33,6 +33,35 @@ class Mark(msgspec.Struct):
     note: str = ""
 
 
+class Answering(msgspec.Struct):
+    """A daemon has another version of a slot answer, on so much of the network."""
+
+    at: float
+    daemon: int
+    slot: str
+    version: int
+    permille: int
+
+
+class StageBegan(msgspec.Struct):
+    """A daemon's ledger has an upgrade in another stage."""
+
+    at: float
+    daemon: int
+    slot: str
+    version: int
+    permille: int
+    event: str
+
+
+class Chosen(msgspec.Struct):
+    """An owner has chosen an adapter, which stood at this place of the list."""
+
+    at: float
+    daemon: int
+    place: int
+
+
 class Timeline(msgspec.Struct):
     """One run."""
 
@@ -48,6 +77,9 @@ class Timeline(msgspec.Struct):
     passed: bool = False
     samples: list[Sample] = []
     marks: list[Mark] = []
+    answering: list[Answering] = []
+    stages: list[StageBegan] = []
+    chosen: list[Chosen] = []
 
     def of(self, daemon: int) -> list[Sample]:
         """One daemon's samples in order of time."""

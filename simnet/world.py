@@ -23,6 +23,8 @@ from simnet.proxy import Fabric
 from simnet.scenario import Announce, Choice, Scenario, Who
 from simnet.scenarioload import ScenarioError, span
 from simnet.timeline import Mark, Timeline
+from simnet.upgradeparts import Upgrade
+from simnet.upgraderecord import UPGRADES, UpgradeRecord
 from simnet.weather import Weather
 from synapsed.control.models import EventInfo
 
@@ -108,6 +110,7 @@ class World:
         self.council = CouncilRecord()
         self.timeline = Timeline(title=scenario.title, seed=seed, daemons=scenario.daemons)
         self.timeline.has_ledger = scenario.council is not None
+        self.upgrades = UpgradeRecord(self.timeline)
         self._began = trio.current_time()
 
     @property
@@ -166,6 +169,19 @@ class World:
             self.nursery.start_soon(self._follow, daemon)
         if self.scenario.council is not None:
             self.nursery.start_soon(councils.follow, self, daemon)
+        if any(isinstance(step, Upgrade) for step in self.scenario.steps):
+            self.nursery.start_soon(self._follow_upgrades, daemon)
+
+    async def _follow_upgrades(self, daemon: Daemon) -> None:
+        """Note what `daemon` says of upgrades, for as long as it lives."""
+        while daemon.up:
+            try:
+                await daemon.client.events(
+                    UPGRADES, lambda event: self.upgrades.hear(daemon.index, event, self.now)
+                )
+            except SynapseError as error:  # its end ends the stream; a stall of seconds, too
+                if daemon.up:
+                    self.upgrades.missed.append((daemon.index, str(error)))
 
     async def _follow(self, daemon: Daemon) -> None:
         """Note when `daemon` accepts announcements, for as long as it lives."""

@@ -60,7 +60,8 @@ class Daemon:
 
     async def run(self, *arguments: str, stdin: bytes = b"", **env: str) -> Ran:
         """The command line, in a process of its own."""
-        environment = {**os.environ, "SYNAPSED_HOME": str(self.folder), **env}
+        ours = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+        environment = {**ours, "SYNAPSED_HOME": str(self.folder), **env}
         run = partial(cli_child.run, list(arguments), environment, stdin)
         return Ran(*await trio.to_thread.run_sync(run))
 

@@ -25,6 +25,7 @@ from protocols.ledger_signing import batch, cast, submission_id, submit, work_su
 from protocols.ledger_submissions import work_bits
 from protocols.manifest import encode_manifest
 from protocols.proof import Link
+from protocols.realm import Realm
 from synapsed.control import drafts, entryview
 from synapsed.control import ledgermodels as said
 from synapsed.control import models as shapes
@@ -90,7 +91,7 @@ class MemoryLedger:
     def _certificate(self, council) -> Certificate:
         head = self.there.state.head
         statement = Statement(Kind.CERTIFICATE_ACK, council.epoch, TERM, head.index, head.hash)
-        message = signed_bytes(NETWORK, statement)
+        message = signed_bytes(self.there.state.realm, statement)
         signers = {each.identity: each.seat for each in MEMBERS}
         numbers = list(range(council.quorum))
         signatures = [signers[council.seats[n].identity].sign(message) for n in numbers]
@@ -162,7 +163,11 @@ class MemoryLedger:
         return self.view.proposals(state)
 
     async def proposal(self, cid: bytes) -> said.ProposalDetail:
-        return self.view.proposal(cid)
+        view = self.view
+        past = view.past(cid)
+        for _ in () if past is None else past.steps():
+            await trio.lowlevel.checkpoint()
+        return view.proposal(cid, past)
 
     async def council(self) -> said.CouncilInfo:
         return self._council()
@@ -212,9 +217,9 @@ class MemoryLedger:
         if bits:
             report(shapes.Progress(stage="proof of work", done=0, total=0))
             subject = work_subject(state.anchor, self.me.identity, expires, body)
-            nonce = await trio.to_thread.run_sync(_search, subject, bits)
+            nonce = await trio.to_thread.run_sync(_search, state.realm, subject, bits)
         data = submit(
-            NETWORK, self.me.identity, body, expires=expires, sign=self.me.sign, work=nonce
+            state.realm, self.me.identity, body, expires=expires, sign=self.me.sign, work=nonce
         )
         if wait and self.stuck:
             name = submission_id(decode_entry(data).signed).hex()
@@ -251,7 +256,7 @@ class MemoryLedger:
         epoch = being.terms.epoch if being is not None else state.epoch
         number = 1 if being is None else being.number_of(self.me.identity) + 1
         vote = cast(
-            NETWORK,
+            state.realm,
             self.me.identity,
             proposal,
             choice=CHOICES.index(choice),
@@ -326,8 +331,8 @@ class MemoryLedger:
         )
 
 
-def _search(subject: bytes, bits: int) -> int:
+def _search(realm: Realm, subject: bytes, bits: int) -> int:
     start = 0
-    while (found := work.search(NETWORK, subject, bits, start)) is None:
+    while (found := work.search(realm, subject, bits, start)) is None:
         start += work.STEP
     return found

@@ -39,6 +39,7 @@ from synapsed.events import EventBus
 from synapsed.store import Store
 from synapsed.store.importing import copy, survey
 from tests.control_ledger import MemoryLedger
+from tests.control_upgrades import MemoryUpgrades
 from tests.ledger_book import MEMBERS
 
 QUOTA = 64 << 20
@@ -91,7 +92,7 @@ class Gate:
         self._left -= 1
 
 
-class MemoryNode(MemoryLedger):
+class MemoryNode(MemoryUpgrades, MemoryLedger):
     """NodeApi over a real store and a real ledger; `origin` is the store that pulls take from."""
 
     def __init__(self, folder: Path, origin: Store | None = None) -> None:
@@ -123,8 +124,10 @@ class MemoryNode(MemoryLedger):
             ),
             shapes.PeerInfo(peer_id=GONE, connected=False, live=True, addrs=[]),
         ]
+        self.begin_upgrades()
 
     def close(self) -> None:
+        self.end_upgrades()
         self.store.close()
 
     # -- the daemon
@@ -174,7 +177,8 @@ class MemoryNode(MemoryLedger):
     async def limits(self) -> shapes.Limits:
         values = msgspec.to_builtins(self.change)
         return shapes.Limits(
-            **{"upload": 2_500_000, "quota": QUOTA, "max_pulls": 2, **values}, max_connections=64
+            **{"upload": 2_500_000, "download": 0, "quota": QUOTA, "max_pulls": 2, **values},
+            max_connections=64,
         )
 
     async def set_limits(self, change: shapes.LimitsRequest) -> shapes.Limits:

@@ -14,9 +14,11 @@ from protocols.council import (
     TimeOut,
     signed_bytes,
 )
+from protocols.realm import Realm
 from synapsed.keys import Identity
 
 NETWORK = "test"
+REALM = Realm(NETWORK, bytes(32))
 
 
 def key(name: str) -> Identity:
@@ -40,9 +42,9 @@ class Members:
             start=start or Head(0, bytes(32)),
         )
 
-    def sign(self, seat: int, said: Statement | TimeOut, network: str = NETWORK) -> bytes:
+    def sign(self, seat: int, said: Statement | TimeOut, realm: Realm = REALM) -> bytes:
         """Seat's signature, whatever it is over."""
-        return self.keys[seat].sign(signed_bytes(network, said))
+        return self.keys[seat].sign(signed_bytes(realm, said))
 
     def certificate(self, said: Statement, seats: range | list[int]) -> Certificate:
         """Signed by `seats`."""

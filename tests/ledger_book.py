@@ -106,7 +106,7 @@ class Book:
 
     def submission(self, author: Person, body: Body, *, life: int = 60_000, work: int = 0) -> bytes:
         return submit(
-            self.state.network,
+            self.state.realm,
             author.identity,
             body,
             expires=self.state.time + life,
@@ -149,7 +149,7 @@ class Book:
 
     def ballot(self, voter: Person, proposal: bytes, choice: int, number: int = 1) -> Vote:
         return cast(
-            self.state.network,
+            self.state.realm,
             voter.identity,
             proposal,
             choice=choice,
@@ -163,12 +163,12 @@ class Book:
         self.add(encode_entry(batch(votes)))
 
     def approve(self, proposal: bytes, human: Person) -> None:
-        self.add(encode_entry(approve(self.state.network, proposal, human.key, human.sign)))
+        self.add(encode_entry(approve(self.state.realm, proposal, human.key, human.sign)))
 
     def candidacy(self, who: Person, *, willing: bool = True, seat: Person | None = None) -> Body:
         seat = seat or who.seat
         return candidacy(
-            self.state.network,
+            self.state.realm,
             who.identity,
             self.state.epoch + 1,
             willing=willing,

@@ -152,7 +152,9 @@ class Daemon:
     def signed(self, body: Body) -> bytes:
         expires = self.service.ledger.time + 10 * 60 * 1000
         peer = self.identity.peer_id
-        return submit(NETWORK, peer, body, expires=expires, sign=self.identity.sign)
+        return submit(
+            self.service.ledger.realm, peer, body, expires=expires, sign=self.identity.sign
+        )
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.events]

@@ -75,7 +75,7 @@ class Branch:
         """Signed by `who`."""
         author = who or self.author
         return submit(
-            self.network,
+            self.ledger.realm,
             author.peer_id,
             body,
             expires=self.ledger.time + life,
@@ -109,7 +109,7 @@ class Branch:
         epoch = self.ledger.open[proposal].terms.epoch
         return [
             cast(
-                self.network,
+                self.ledger.realm,
                 voter.peer_id,
                 proposal,
                 choice=(place + number) % 3,
@@ -146,7 +146,7 @@ class Branch:
         council = self.councils[self.epochs[index]]
         head = self.heads[index]
         said = Statement(kind, council.epoch, term, head.index, head.hash)
-        message = signed_bytes(self.network, said)
+        message = signed_bytes(self.ledger.realm, said)
         chosen = sorted(seats)
         keys = [self.seat_keys[council.seats[seat].identity] for seat in chosen]
         return Certificate(said, chosen, [one.sign(message) for one in keys])

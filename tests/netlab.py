@@ -34,6 +34,7 @@ from synapsed.net.addresses import parse
 from synapsed.net.handshake import Handshaker, open_tcp, prologue
 from synapsed.net.host import key_pair_of
 from synapsed.net.wire import MAX_PLAINTEXT, NoiseWire, WireError, sealed_size
+from synapsed.slots import NATIVE_SLOTS, Slots
 
 NETWORK = "lab"
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
@@ -82,6 +83,7 @@ async def node(
     seed: bytes | None = None,
     network: str = NETWORK,
     book: PeerBook | None = None,
+    slots: Slots = NATIVE_SLOTS,
     **settings: Any,
 ) -> AsyncIterator[Node]:
     """One node. It looks for nobody (target 0 peers) unless told otherwise."""
@@ -93,7 +95,7 @@ async def node(
     chosen = NetSettings(**{"listen": LOOPBACK, "target_peers": 0, **settings})
     book = PeerBook(MemoryTable()) if book is None else book
     identity = Identity(seed or os.urandom(32))
-    async with open_net(chosen, identity, network, book, emit) as net:
+    async with open_net(chosen, identity, network, book, emit, slots=slots) as net:
         yield Node(net, events, book)
 
 

@@ -139,7 +139,7 @@ class Daemon:
     def submit(self, body: Body, **changes: Any) -> bytes:
         ledger = self.part.ledger
         data = submit(
-            NETWORK,
+            ledger.realm,
             self.peer,
             body,
             expires=ledger.time + 600_000,

@@ -43,6 +43,7 @@ from protocols.raftports import (
     Submitted,
 )
 from protocols.raftstate import Vows, blank_state
+from protocols.realm import Realm
 from tests.gossip_kit import MacIdentity, mac_verify
 
 M = TypeVar("M")
@@ -103,6 +104,9 @@ class ToyLedger:
         return other
 
 
+REALM = Realm(NETWORK, ToyLedger().head.hash)
+
+
 def tick(unix_ms: int) -> bytes:
     return b"t" + unix_ms.to_bytes(8, "big")
 
@@ -141,13 +145,13 @@ def sign_statement(
     council: Council, seat: int, kind: Kind, term: int, head: Head
 ) -> tuple[Statement, bytes]:
     said = Statement(kind, council.epoch, term, head.index, head.hash)
-    return said, signer(seat)(signed_bytes(NETWORK, said))
+    return said, signer(seat)(signed_bytes(REALM, said))
 
 
 def sign_time_out(council: Council, seat: int, term: int, high: Certificate) -> SignedTimeOut:
     named = high.said
     said = TimeOut(council.epoch, term, named.term, named.index, named.hash)
-    return SignedTimeOut(seat, said, signer(seat)(signed_bytes(NETWORK, said)))
+    return SignedTimeOut(seat, said, signer(seat)(signed_bytes(REALM, said)))
 
 
 def certify(
@@ -181,7 +185,7 @@ class Node:
         for payload in self.history:
             self.ledger.apply(payload, mac_verify)
         self.replica = Replica(
-            NETWORK,
+            REALM,
             self.world.council,
             self.seat,
             signer(self.seat),
@@ -247,7 +251,7 @@ class Node:
                     lambda: self.follow(other) if self.life == life else None,
                 )
             case Accuse(guilt):
-                check_guilt(NETWORK, world.council, guilt, mac_verify)
+                check_guilt(REALM, world.council, guilt, mac_verify)
                 world.accused.append((self.seat, guilt.seat))
             case Blame(peer, fault, why):
                 world.blamed.append((self.seat, world.council.seat_of(peer), fault, why))
@@ -262,7 +266,7 @@ class Node:
         if isinstance(message, Signed) or (
             isinstance(message, TimedOut) and message.signed.seat == self.seat
         ):
-            vows = Vows(NETWORK, self.world.council, self.seat, signer(self.seat), lambda _: None)
+            vows = Vows(REALM, self.world.council, self.seat, signer(self.seat), lambda _: None)
             vows.load(self.disk)
             assert not vows.lost
         if isinstance(message, Signed):
@@ -279,7 +283,7 @@ class Node:
             assert vows.time_out.said.term >= message.signed.said.term
 
     def extend(self, payloads: Sequence[bytes], certificate: Certificate) -> None:
-        check_certificate(NETWORK, self.world.council, certificate, mac_verify)
+        check_certificate(REALM, self.world.council, certificate, mac_verify)
         for payload in payloads:
             self.ledger.apply(payload, mac_verify)
             self.history.append(payload)

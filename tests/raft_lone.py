@@ -13,6 +13,7 @@ from protocols.raftstate import blank_state
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import (
     NETWORK,
+    REALM,
     SETTINGS,
     UNIX,
     ToyLedger,
@@ -51,7 +52,7 @@ class Lone:
         self.effects: list[object] = []
         """Of the last event."""
         self.replica = Replica(
-            NETWORK,
+            REALM,
             self.council,
             seat,
             signer(seat),

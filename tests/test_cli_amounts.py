@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.params import REGISTRY
-from synapsed.cli.amounts import amount, parse_amount, percent
+from synapsed.cli.amounts import about, amount, parse_amount, percent, within
 
 SAID = [
     ("20 Mbit/s", "B/s", 2_500_000),
@@ -51,3 +51,16 @@ def test_every_default_has_a_form() -> None:
         assert amount(known.default, known.unit)
     assert percent(2 / 3) == "66.7 %"
     assert amount(625, "‰") == "62.5 %"
+
+
+def test_a_range_is_read_at_a_glance() -> None:
+    assert about(1 << 40, "B/s") == "about 1.1 TB/s"
+    assert about(2_500_000, "B/s") == "20 Mbit/s"
+    assert about(1 << 40, "a day") == "1099511627776 a day"
+
+
+def test_what_is_out_of_range_is_said_in_its_authors_units() -> None:
+    low = REGISTRY["quorum.low"]
+    assert within("quorum.low", "20 %", low.unit, low.least, low.most) == 200
+    with pytest.raises(ValueError, match=r"quorum\.low = 200 % is not between 0\.1 % and 100 %"):
+        within("quorum.low", "200 %", low.unit, low.least, low.most)

@@ -122,6 +122,14 @@ async def test_an_entry_is_proven_without_the_others(daemon, trail):
             bad = trail / "bad"
             bad.write_bytes(data)
             assert verify(trail, "--proof", str(bad), *known).code == 1
+    other = verify(trail, "--proof", str(trail / "ledger"), *known)
+    assert "without --proof" in other.json["remedy"]
+    other = verify(trail, str(file), *known)
+    assert "given by --proof" in other.json["remedy"]
+    file.write_bytes(file.read_bytes()[:-1])
+    cut = verify(trail, "--proof", str(file), *known)
+    assert "cut off" in cut.json["message"]
+    assert "ledger proof INDEX" in cut.json["remedy"]
     without = verify(trail, "--proof", str(file))
     assert (without.code, without.json["error"]) == (1, "no-genesis")
     assert "--genesis" in without.json["remedy"]

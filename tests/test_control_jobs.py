@@ -202,6 +202,27 @@ async def test_a_quiet_stream_says_that_it_lives(daemon, big, monkeypatch):
     await until(lambda: daemon.node.cancelled_pulls == 1)
 
 
+async def test_a_stream_among_events_of_other_kinds_says_that_it_lives(
+    daemon, nursery, monkeypatch
+):
+    monkeypatch.setattr("synapsed.control.streams.KEEP_ALIVE_S", 0.1)
+
+    async def chatter() -> None:
+        while True:
+            daemon.node.bus.emit("other.kind")
+            await trio.sleep(0.02)
+
+    nursery.start_soon(chatter)
+    stream = await daemon.connect()
+    await stream.send_all(b"GET /v1/events?kind=upgrade. HTTP/1.1\r\nhost: d\r\n\r\n")
+    received = b""
+    with trio.fail_after(5):
+        while received.count(b": still here") < 2:
+            received += await stream.receive_some()
+    assert b"other.kind" not in received
+    await stream.aclose()
+
+
 # -- the board alone ------------------------------------------------------------------------
 
 

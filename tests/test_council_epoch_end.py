@@ -4,7 +4,7 @@ from protocols.council import Certificate, Kind, Statement, signed_bytes
 from protocols.followchain import RatifiedChain
 from protocols.proof import Proof
 from tests.follow_kit import Town
-from tests.ledger_world import NETWORK, Branch
+from tests.ledger_world import Branch
 
 
 def test_a_ratification_from_beyond_its_epochs_end_stops_whoever_follows() -> None:
@@ -15,7 +15,8 @@ def test_a_ratification_from_beyond_its_epochs_end_stops_whoever_follows() -> No
     seats, head = branch.councils[1].seats, branch.heads[last + 1]
     said = Statement(Kind.CERTIFICATE_ACK, 1, 1, head.index, head.hash)
     keys = [branch.seat_keys[seat.identity] for seat in seats[:3]]
-    beyond = Certificate(said, [0, 1, 2], [key.sign(signed_bytes(NETWORK, said)) for key in keys])
+    message = signed_bytes(branch.ledger.realm, said)
+    beyond = Certificate(said, [0, 1, 2], [key.sign(message) for key in keys])
 
     def fold(certificate: Certificate) -> RatifiedChain:
         """What becomes of a follower that is shown the epoch's entries under a certificate."""

@@ -16,8 +16,9 @@ from protocols.council import (
     check_opening,
     signed_bytes,
 )
+from protocols.realm import Realm
 from synapsed.keys import verify
-from tests.council_kit import NETWORK, Members
+from tests.council_kit import NETWORK, REALM, Members
 
 SEVEN = Members(7)
 HEAD = Head(9, bytes(range(32)))
@@ -37,8 +38,9 @@ def test_every_field_is_signed(said: Statement | TimeOut, field: str) -> None:
     others = {"kind": Kind.CERTIFICATE_ACK, "hash": bytes(32)}
     other = others[field] if field in others else value + 7
     changed = msgspec.structs.replace(said, **{field: other})
-    assert signed_bytes(NETWORK, changed) != signed_bytes(NETWORK, said)
-    assert signed_bytes("another", said) != signed_bytes(NETWORK, said)
+    assert signed_bytes(REALM, changed) != signed_bytes(REALM, said)
+    assert signed_bytes(Realm("another", REALM.genesis), said) != signed_bytes(REALM, said)
+    assert signed_bytes(Realm(NETWORK, bytes(range(32))), said) != signed_bytes(REALM, said)
 
 
 @given(
@@ -50,12 +52,12 @@ def test_one_forged_signature_anywhere_spoils_a_certificate(
     seats: list[int], at: int, bit: int
 ) -> None:
     good = SEVEN.certificate(SEVEN.statement(2, HEAD), seats)
-    check_certificate(NETWORK, SEVEN.council, good, verify)
+    check_certificate(REALM, SEVEN.council, good, verify)
     forged = bytearray(good.signatures[at])
     forged[bit // 8] ^= 1 << bit % 8
     signatures = [*good.signatures[:at], bytes(forged), *good.signatures[at + 1 :]]
     with pytest.raises(BadCertificateError):
-        check_certificate(NETWORK, SEVEN.council, Certificate(good.said, seats, signatures), verify)
+        check_certificate(REALM, SEVEN.council, Certificate(good.said, seats, signatures), verify)
 
 
 @pytest.mark.parametrize("at", range(5))
@@ -67,10 +69,10 @@ def test_one_time_out_that_names_more_keeps_a_term_from_opening(
     base = SEVEN.certificate(SEVEN.statement(2, HEAD), range(5))
     above = SEVEN.certificate(SEVEN.statement(term, Head(index, bytes(32))), range(5))
     good = SEVEN.opening(4, base, range(5))
-    check_opening(NETWORK, SEVEN.council, good, verify)
+    check_opening(REALM, SEVEN.council, good, verify)
     time_outs = list(good.time_outs)
     time_outs[at] = SEVEN.opening(4, above, [at]).time_outs[0]
     with pytest.raises(BadCertificateError, match="names a higher certificate"):
         check_opening(
-            NETWORK, SEVEN.council, msgspec.structs.replace(good, time_outs=time_outs), verify
+            REALM, SEVEN.council, msgspec.structs.replace(good, time_outs=time_outs), verify
         )

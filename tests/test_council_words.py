@@ -24,15 +24,18 @@ from protocols.council import (
     signed_bytes,
     start_certificate,
 )
+from protocols.realm import Realm
 from synapsed.keys import verify
-from tests.council_kit import NETWORK, Members
+from tests.council_kit import NETWORK, REALM, Members
 
 FOUR = Members(4)
+OTHERS = (Realm("other", REALM.genesis), Realm(NETWORK, bytes(range(32))))
+"""Another network, and another genesis of ours."""
 HEAD = Head(9, bytes(range(32)))
 
 
 def check(certificate: Certificate, council: Council = FOUR.council) -> None:
-    check_certificate(NETWORK, council, certificate, verify)
+    check_certificate(REALM, council, certificate, verify)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +111,9 @@ def test_another_epochs_and_another_networks_certificates_are_refused() -> None:
     good = FOUR.certificate(FOUR.statement(2, HEAD), range(3))
     with pytest.raises(WrongEpochError):
         check(good, Members(4, epoch=2).council)
-    with pytest.raises(BadCertificateError):
-        check_certificate("other", FOUR.council, good, verify)
+    for other in OTHERS:
+        with pytest.raises(BadCertificateError):
+            check_certificate(other, FOUR.council, good, verify)
     late = Members(4, start=Head(10, bytes(32)))
     with pytest.raises(BadCertificateError, match="before its epoch"):
         check(good, late.council)
@@ -120,9 +124,9 @@ def test_no_two_statements_are_signed_alike() -> None:
     said = FOUR.statement(2, HEAD)
     time_out = TimeOut(1, 2, 3, HEAD.index, HEAD.hash)
     kinds = [msgspec.structs.replace(said, kind=kind) for kind in (Kind.ACK, Kind.CERTIFICATE_ACK)]
-    messages = {signed_bytes(NETWORK, each) for each in (*kinds, time_out)}
-    messages |= {signed_bytes("other", said)}
-    assert len(messages) == 4
+    messages = {signed_bytes(REALM, each) for each in (*kinds, time_out)}
+    messages |= {signed_bytes(other, said) for other in OTHERS}
+    assert len(messages) == 5
 
 
 def test_a_term_opens_with_a_quorum_of_time_outs_at_a_certificate_that_none_tops() -> None:
@@ -131,7 +135,7 @@ def test_a_term_opens_with_a_quorum_of_time_outs_at_a_certificate_that_none_tops
     good = FOUR.opening(3, high, range(3))
 
     def attempt(opening: Opening, council: Council = FOUR.council) -> None:
-        check_opening(NETWORK, council, opening, verify)
+        check_opening(REALM, council, opening, verify)
 
     attempt(good)
     attempt(Opening(1, 1, start_certificate(FOUR.council), []))
@@ -190,10 +194,10 @@ def fork(
 def test_two_acks_of_one_term_that_are_not_on_one_chain_are_guilt() -> None:
     lower, upper = FOUR.statement(1, A_HEADS[3]), FOUR.statement(1, B_HEADS[6])
     headers = path(lambda index: B[index - 1], 6, 3)
-    seat = check_guilt(NETWORK, FOUR.council, fork(lower, upper, headers), verify)
+    seat = check_guilt(REALM, FOUR.council, fork(lower, upper, headers), verify)
     assert seat is FOUR.council.seats[1]
     same = fork(FOUR.statement(1, A_HEADS[3]), FOUR.statement(1, B_HEADS[3]), [])
-    check_guilt(NETWORK, FOUR.council, same, verify)
+    check_guilt(REALM, FOUR.council, same, verify)
 
 
 def test_what_does_not_contradict_is_no_guilt() -> None:
@@ -212,11 +216,12 @@ def test_what_does_not_contradict_is_no_guilt() -> None:
     ]
     for guilt in innocent:
         with pytest.raises(BadGuiltError):
-            check_guilt(NETWORK, FOUR.council, guilt, verify)
+            check_guilt(REALM, FOUR.council, guilt, verify)
     with pytest.raises(WrongEpochError):
-        check_guilt(NETWORK, Members(4, epoch=2).council, fork(apart, upper, headers), verify)
-    with pytest.raises(BadGuiltError):
-        check_guilt("other", FOUR.council, fork(apart, upper, headers), verify)
+        check_guilt(REALM, Members(4, epoch=2).council, fork(apart, upper, headers), verify)
+    for other in OTHERS:
+        with pytest.raises(BadGuiltError):
+            check_guilt(other, FOUR.council, fork(apart, upper, headers), verify)
 
 
 def retreat(acked: Statement, later: TimeOut, seat: int = 2, signer: int = 2) -> Retreat:
@@ -225,8 +230,8 @@ def retreat(acked: Statement, later: TimeOut, seat: int = 2, signer: int = 2) ->
 
 def test_a_certificate_ack_above_what_a_later_time_out_names_is_guilt() -> None:
     acked = FOUR.statement(2, HEAD, Kind.CERTIFICATE_ACK)
-    check_guilt(NETWORK, FOUR.council, retreat(acked, TimeOut(1, 3, 2, 8, bytes(32))), verify)
-    check_guilt(NETWORK, FOUR.council, retreat(acked, TimeOut(1, 5, 1, 20, bytes(32))), verify)
+    check_guilt(REALM, FOUR.council, retreat(acked, TimeOut(1, 3, 2, 8, bytes(32))), verify)
+    check_guilt(REALM, FOUR.council, retreat(acked, TimeOut(1, 5, 1, 20, bytes(32))), verify)
     innocent = [
         retreat(acked, TimeOut(1, 3, 2, 9, HEAD.hash)),
         retreat(acked, TimeOut(1, 3, 2, 12, bytes(32))),
@@ -237,4 +242,4 @@ def test_a_certificate_ack_above_what_a_later_time_out_names_is_guilt() -> None:
     ]
     for guilt in innocent:
         with pytest.raises(BadGuiltError):
-            check_guilt(NETWORK, FOUR.council, guilt, verify)
+            check_guilt(REALM, FOUR.council, guilt, verify)

@@ -9,16 +9,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from synapsed import genesis as founding
 from synapsed import keys
-from synapsed.config import Config, Loaded, NetConfig, StoreConfig
+from synapsed.config import Config, Loaded, NetConfig, StoreConfig, UpgradesConfig
 from synapsed.configload import load
 from synapsed.doctor import examine
 from synapsed.doctor.checks import CHECKS, RELEASED
 from synapsed.doctor.facts import gather
-from synapsed.doctor.report import Check, Facts, Live, Tools, worst
+from synapsed.doctor.ledger import LEDGER_CHECKS
+from synapsed.doctor.report import Check, Facts, LedgerHealth, Live, Tools, worst
 from synapsed.doctor.upgrades import UPGRADE_CHECKS
 from synapsed.lock import Lock
 from synapsed.paths import Paths, find
+from tests.ledger_book import genesis
 
 GIB = 1 << 30
 ADDRESS = "/ip4/1.2.3.4/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
@@ -68,6 +71,16 @@ def wrong(facts: Facts) -> dict[str, Check]:
     return {check.name: check for check in examine(facts) if check.verdict != "pass"}
 
 
+def test_a_weaker_jail_is_in_order_where_the_owner_accepts_it() -> None:
+    accepted = Loaded(Config(upgrades=UpgradesConfig(allow_weaker_jail=True)), {})
+    facts = change(landlock_abi=0, loaded=accepted)
+    check = next(each for each in examine(facts) if each.name == "jail")
+    assert check.verdict == "pass"
+    assert "without landlock" in check.message
+    broken = msgspec.structs.replace(facts, jail_error="it cannot be started")
+    assert wrong(broken)["jail"].source == "resource"
+
+
 def loaded(net: NetConfig | None = None, quota: int = 50 * GIB) -> Loaded:
     config = Config(net=net or NetConfig(), store=StoreConfig(quota=quota))  # type: ignore[arg-type]
     return Loaded(config, {}, Path("/etc/synapsed.toml"))
@@ -77,12 +90,23 @@ def test_a_healthy_machine_passes_every_check() -> None:
     checks = examine(HEALTHY)
     assert wrong(HEALTHY) == {}
     assert worst(checks) == "pass"
-    assert len({check.name for check in checks}) == len(CHECKS) + len(UPGRADE_CHECKS) >= 28
+    assert (
+        len({check.name for check in checks})
+        == len(CHECKS) + len(LEDGER_CHECKS) + len(UPGRADE_CHECKS)
+        >= 30
+    )
     for check in checks:
         assert check.message
         assert check.remedy == check.source == ""
 
 
+def ledger_with(**changes: Any) -> dict[str, Any]:
+    """Facts of a daemon with a genesis, and something to say about its ledger."""
+    health = LedgerHealth(**{"index": 9, "behind": 0, "seats": 4, "quorum": 3} | changes)
+    return {"genesis": "d7f07ef0" * 8, "ledger": health}
+
+
+BAD_GENESIS = {"genesis_error": "changed", "genesis_remedy": "ask a founder"}
 ENGINE = Tools(ollama="/usr/bin/ollama", rustc="rustc 1.95", wasm_target=True)
 BROKEN = Tools(rustc="rustc 1.95", wasm_target=True, compile_error="no linker")
 
@@ -116,8 +140,16 @@ FAULTS: list[tuple[str, str, str, str, dict[str, Any]]] = [
     ("bootstrap", "warn", "network", "dialled again", {"bootstrap": {ADDRESS: "refused"}}),
     ("bootstrap", "warn", "config", "net.bootstrap", {"loaded": loaded(NetConfig(mdns=False))}),
     ("mdns", "warn", "network", "5353", {"mdns_error": "no permission"}),
+    ("ledger", "fail", "resource", "founder", BAD_GENESIS),
+    ("ledger", "warn", "resource", "init --genesis", {"ledger_there": True}),
+    ("ledger", "warn", "resource", "restart", {"genesis": "d7f0"}),
+    ("ledger", "fail", "network", "genesis show", ledger_with(trouble=["another ledger"])),
+    ("ledger", "warn", "network", "connect", ledger_with(behind=50_000)),
+    ("council", "fail", "network", "synapsectl council", ledger_with(silence=["since noon"])),
+    ("council", "warn", "resource", "next epoch", ledger_with(seat_lost=True)),
     ("systemd", "warn", "resource", "enable", {"systemd_unit": ""}),
-    ("jail", "warn", "resource", "kernel", {"landlock_abi": 0}),
+    ("jail", "warn", "resource", "allow_weaker_jail", {"landlock_abi": 0}),
+    ("jail", "warn", "resource", "depends on", {"jail_error": "it cannot be started"}),
     ("gpu", "warn", "resource", "driver", {"gpus": []}),
     ("tasks", "warn", "algorithm", "report", {"failed_tasks": {"repair": 4}}),
     ("loop", "warn", "algorithm", "report", {"loop_stall_ms": 900.0}),
@@ -169,6 +201,14 @@ def test_each_source_leads_its_own_way(tmp_path: Path) -> None:
         assert wrong(change(**fault))[name].remedy.startswith("report it to the developers with ")
 
 
+def test_a_ledger_that_is_followed_passes() -> None:
+    checks = {check.name: check for check in examine(change(**ledger_with()))}
+    assert checks["ledger"].message == "genesis d7f07ef0d7f07ef0, at index 9"
+    assert checks["council"].message == "it ratifies; 3 of 4 seats must sign"
+    without = msgspec.structs.replace(change(**ledger_with()), live=None, daemon_pid=None)
+    assert set(wrong(without)) == {"daemon"}
+
+
 def test_no_liar_moves_the_clock_check() -> None:
     assert wrong(change(clock_offsets=[0.0, 0.1, -0.1, 1e9, -1e9])) == {}
     assert wrong(change(clock_offsets=[1e9])) == {}  # one peer is no evidence
@@ -214,6 +254,23 @@ def test_facts_see_real_faults(home: Paths) -> None:
     ):
         assert found[name].verdict == "fail"
         assert text in found[name].message
+
+
+def test_facts_see_a_genesis_that_was_changed_or_is_anothers(home: Paths) -> None:
+    payload = genesis()  # of the network `test`
+    home.genesis.write_text(founding.dump(payload))
+    other = wrong(gather(home, {}))["ledger"]
+    assert "'test'" in other.message
+    assert 'network = "test"' in other.remedy
+    facts = gather(home, {"SYNAPSED_NETWORK": "test"})
+    assert facts.genesis == founding.genesis_hash(payload).hex()
+    assert "ledger" not in wrong(facts)
+    home.genesis.write_text(founding.dump(payload).replace("1000", "1001", 1))
+    changed = wrong(gather(home, {"SYNAPSED_NETWORK": "test"}))["ledger"]
+    assert (changed.verdict, "founder" in changed.remedy) == ("fail", True)
+    home.genesis.unlink()
+    home.ledger.touch()
+    assert "init --genesis" in wrong(gather(home, {}))["ledger"].remedy
 
 
 def test_facts_of_nothing_at_all(tmp_path: Path) -> None:

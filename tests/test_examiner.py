@@ -71,17 +71,6 @@ def examiner(holders: Holders) -> tuple[Examiner, list[tuple[bytes, bool]]]:
     return Examiner(cast(Any, holders), lambda cid, holds: found.append((cid, holds))), found
 
 
-@pytest.fixture(autouse=True)
-def _threads_are_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that jumps does not wait for a thread: on a busy machine hours would pass in one."""
-
-    async def run_sync(work: Any, *args: Any) -> Any:
-        await trio.lowlevel.checkpoint()
-        return work(*args)
-
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-
-
 def about(block: bytes, what: Any = "model", **more: Any) -> ProposalManifest:
     fields: dict[str, Any] = {
         "title": "t",

@@ -173,7 +173,9 @@ def test_a_certificate_of_another_entry_at_our_head_stops_us_and_names_the_guilt
     assert [guilt.seat for guilt in guilty] == [1, 2]
     council = ours.ledger.council
     for guilt in guilty:
-        assert check_guilt(NETWORK, council, guilt, mac_verify) == council.seats[guilt.seat]
+        assert (
+            check_guilt(ours.ledger.realm, council, guilt, mac_verify) == council.seats[guilt.seat]
+        )
     assert node.follower.handle(Alarm(), at(2)) == []
     assert node.follower.wake_at() is None
     assert verdict is Verdict.ACCEPT
@@ -227,7 +229,7 @@ def test_entries_on_another_branch_with_a_valid_certificate_are_looked_into(
     assert [guilt.seat for guilt in guilty] == expected
     for guilt in guilty:
         assert isinstance(guilt, Fork)
-        check_guilt(NETWORK, ours.ledger.council, guilt, mac_verify)
+        check_guilt(ours.ledger.realm, ours.ledger.council, guilt, mac_verify)
 
 
 def test_a_lying_proof_of_a_fork_stops_nobody() -> None:

@@ -11,14 +11,16 @@ from synapsed.config import Loaded
 from synapsed.configload import load
 from synapsed.inforce import InForce
 
-UPLOAD = "limits.upload"
+UPLOAD, DOWNLOAD = "limits.upload", "limits.download"
+UNSAID = {DOWNLOAD: "0 (default)"}
+"""What holds where nobody said anything about downloads."""
 BUILT_IN = 2_500_000
 
 
-def ledger(value: int | None = None, index: int = 0) -> Any:
+def ledger(value: int | None = None, index: int = 0, name: str = UPLOAD) -> Any:
     """A ledger that states a value, by an entry where `index` says so."""
-    stated = defaults() | ({UPLOAD: value} if value is not None else {})
-    origins = {UPLOAD: Origin(index, b"c" * 36)} if index else {}
+    stated = defaults() | ({name: value} if value is not None else {})
+    origins = {name: Origin(index, b"c" * 36)} if index else {}
     return cast(Any, SimpleNamespace(params=stated, origins=origins))
 
 
@@ -43,6 +45,10 @@ def test_a_parameter_entry_is_applied_once() -> None:
     holds.advanced(ledger(8, index=40))
     assert holds.origin(UPLOAD) == "ledger 40"
     assert applied == [(UPLOAD, 7), (UPLOAD, 8)]
+    assert holds.local() == UNSAID
+    holds.advanced(ledger(9, index=41, name=DOWNLOAD))
+    assert (holds.value(DOWNLOAD), holds.origin(DOWNLOAD)) == (9, "ledger 41")
+    assert applied[2:] == [(DOWNLOAD, 9)]
     assert holds.local() == {}
 
 
@@ -58,7 +64,7 @@ def test_a_profile_gives_way_to_what_was_ratified_only(profile: str) -> None:
     holds, applied = force({"SYNAPSED_PROFILE": profile})
     holds.advanced(ledger())
     assert (holds.value(UPLOAD), holds.origin(UPLOAD)) == (0, f"profile {profile}")
-    assert holds.local() == {UPLOAD: f"0 (profile {profile})"}
+    assert holds.local() == {UPLOAD: f"0 (profile {profile})"} | UNSAID
     holds.advanced(ledger(7, index=3))
     assert (holds.value(UPLOAD), holds.origin(UPLOAD)) == (7, "ledger 3")
     assert applied == [(UPLOAD, 7)]
@@ -72,7 +78,7 @@ def test_the_owners_setting_stands_over_the_ratified_one() -> None:
         "env SYNAPSED_LIMITS__UPLOAD",
     )
     assert applied == []
-    assert holds.local() == {UPLOAD: "9000000 (env SYNAPSED_LIMITS__UPLOAD)"}
+    assert holds.local() == {UPLOAD: "9000000 (env SYNAPSED_LIMITS__UPLOAD)"} | UNSAID
     assert holds.ratified[UPLOAD].index == 3
 
 

@@ -45,6 +45,8 @@ from protocols.ledger_errors import (
 from protocols.ledger_signing import batch
 from protocols.ledger_state import MAX_LIFE_MS, WINDOW_MS
 from tests.ledger_book import HUMAN, MEMBERS, NETWORK, STRANGER, Book, Person, genesis, verify
+from tests.upgrade_book import SLOT, report
+from tests.upgrade_book import change as upgrade
 
 ADA, BEN, CLEO, DAN = MEMBERS
 LINK = b"\x01\x71\x12\x20" + bytes(32)
@@ -54,7 +56,7 @@ GENESIS = genesis(
     reputation={EVE.identity: 500} | {each.identity: 200 for each in CROWD},
     parameters={
         "work.bits": 0, "council.checkpoint_entries": 12, "council.epoch_ms": 60_000,
-        "approvals.high": 1, "quota.newcomer": 10_000,
+        "approvals.high": 1, "quota.newcomer": 10_000, "upgrade.stage_ms": 5_000,
     },
 )  # fmt: skip
 
@@ -83,7 +85,16 @@ def _step(book: Book, what: str, who: Person, number: int) -> None:
     elif what == "pass" and cid is not None:
         book.vote(cid, dict.fromkeys(MEMBERS, YES), 20 + state.head.index)
     elif what == "verdict" and cid is not None:
-        book.submit(who, Verdict(proposal=cid, claim="fetchable", holds=number % 4 > 0))
+        claim = state.open[cid].terms.claim
+        book.submit(who, Verdict(proposal=cid, claim=claim, holds=number % 4 > 0))
+    elif what == "upgrade":
+        cid = book.propose(who, upgrade(book, f"{number}"), title=f"{state.head.index}")
+        book.vote(cid, dict.fromkeys(MEMBERS, YES))
+        for member in MEMBERS[:3]:
+            book.submit(member, Verdict(proposal=cid, claim="sound", holds=True))
+    elif what == "report" and state.slot(SLOT).rollout is not None:
+        status = ("failed", "refused", "ready", "ready", "ready")[number % 5]
+        book.submit(who, report(book, status=status))
     elif what == "approve" and cid is not None:
         book.approve(cid, HUMAN)
     elif what == "candidacy":
@@ -96,7 +107,7 @@ def _step(book: Book, what: str, who: Person, number: int) -> None:
 
 WHAT = st.sampled_from(
     WORDS := ["note", "propose", "propose", "words", "vote", "vote", "pass", "verdict", "verdict",
-              "approve", "candidacy", "reveal", "later", "later"]
+              "approve", "candidacy", "reveal", "later", "later", "upgrade", "report", "report"]
 )  # fmt: skip
 PEOPLE = [*MEMBERS, EVE]
 WALK = st.lists(
@@ -133,7 +144,8 @@ def test_the_walks_come_by_every_kind_of_entry() -> None:
             seen.add(entry["body"]["kind"] if entry["kind"] == "submission" else entry["kind"])
     assert seen == {
         "genesis", "note", "proposal", "verdict", "candidacy", "reveal", "votes", "approval",
-        "tick", "outcome", "parameter", "credit", "reputation", "epoch", "checkpoint",
+        "tick", "outcome", "parameter", "credit", "reputation", "epoch", "checkpoint", "stage",
+        "report",
     }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def fork(
         Statement(Kind.ACK, epoch, 1, head.index, head.hash)
         for head in (other_head(book, b"one"), other_head(book, b"two"))
     ]
-    signatures = [signer.sign(signed_bytes(NETWORK, each)) for each in said]
+    signatures = [signer.sign(signed_bytes(book.state.realm, each)) for each in said]
     seat = council.seat_of(who.identity)
     assert seat is not None
     return Fork(seat, said[0], signatures[0], said[1], signatures[1], [])
@@ -135,9 +135,9 @@ def test_retreat_is_guilt_too() -> None:
     proof = Retreat(
         book.state.council.seat_of(ADA.identity) or 0,
         acked,
-        ADA.seat.sign(signed_bytes(NETWORK, acked)),
+        ADA.seat.sign(signed_bytes(book.state.realm, acked)),
         later,
-        ADA.seat.sign(signed_bytes(NETWORK, later)),
+        ADA.seat.sign(signed_bytes(book.state.realm, later)),
     )
     report(book, BEN, proof)
     assert ADA.identity in book.state.banned

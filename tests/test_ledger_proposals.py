@@ -1,12 +1,10 @@
 """Proposals: their class of risk, who must approve, and how they come into force."""
 
 import contextlib
-from pathlib import Path
 
 import msgspec
 import pytest
 
-import protocols
 from protocols.changes import (
     AdoptionChange,
     BadChangeError,
@@ -14,7 +12,6 @@ from protocols.changes import (
     HumanKeyChange,
     ParameterChange,
     Setting,
-    UpgradeChange,
 )
 from protocols.cid import cid_of
 from protocols.entries import (
@@ -40,7 +37,6 @@ from protocols.ledger_errors import (
     NotAMemberError,
     NotOpenError,
     OutOfRangeError,
-    ProtectedError,
     ReplayedError,
     TooEarlyError,
     UnknownParameterError,
@@ -63,12 +59,11 @@ from protocols.manifest import (
     encode_manifest,
 )
 from protocols.params import REGISTRY
-from protocols.risk import Risk, protected
+from protocols.risk import Risk
 from protocols.voting import kind_of
 from tests.ledger_book import (
     HUMAN,
     MEMBERS,
-    NETWORK,
     OTHER_HUMAN,
     STRANGER,
     Book,
@@ -309,10 +304,6 @@ def test_no_more_are_open_than_can_be_overlooked_and_strangers_leave_room() -> N
 # -- risk --------------------------------------------------------------------------------------
 
 
-def upgrade(component: str) -> UpgradeChange:
-    return UpgradeChange(component=component, version="2", manifest=LINK, risks="", benefits="")
-
-
 @pytest.mark.parametrize(
     ("change", "risk"),
     [
@@ -343,53 +334,10 @@ def test_the_class_is_computed_from_what_is_touched(change: Change | None, risk:
 
 def test_every_parameter_of_the_vote_and_the_council_is_critical() -> None:
     for name, known in REGISTRY.items():
-        if name.split(".")[0] in ("vote", "quorum", "threshold", "approvals", "council"):
+        if name.split(".")[0] in (
+            "vote", "quorum", "threshold", "approvals", "council", "upgrade",
+        ):  # fmt: skip
             assert known.risk is Risk.CRITICAL, name
-
-
-OURS = sorted(path.stem for path in Path(protocols.__file__).parent.glob("*.py"))
-
-
-@pytest.mark.parametrize(
-    "component",
-    ["raft_consensus", "validator_manager", "identity", "crypto", "council", "ed25519", "sha256",
-     "noise", "beacon", "driver", "keys", "jail", "router.keys", "protocols.chain",
-     *(name for name in OURS if not name.startswith("_"))],
-)  # fmt: skip
-def test_consensus_identity_cryptography_and_council_are_never_replaced(component: str) -> None:
-    assert protected(component)
-    with pytest.raises(ProtectedError):
-        Book().propose(ADA, upgrade(component))
-
-
-def test_an_upgrade_is_voted_on_as_what_is_most_risky_and_nothing_is_executed() -> None:
-    """Contract E1 and E7: people, votes and verdicts agree; what runs is another decision."""
-    book = Book()
-    assert not protected("router")
-    cid = book.propose(ADA, upgrade("router"))
-    terms = book.state.open[cid].terms
-    assert (terms.risk, terms.approvals, terms.verdicts) == (Risk.CRITICAL, 2, 3)
-    with pytest.raises(ProtectedError, match="router"):
-        book.propose(ADA, upgrade("router2"))
-    assert isinstance(terms.change, UpgradeChange)
-    assert (terms.change.version, terms.change.manifest) == ("2", LINK)
-    book.vote(cid, ALL)
-    for human in (HUMAN, OTHER_HUMAN):
-        book.approve(cid, human)
-    assert kinds(book.later(10_000)) == ["tick"]
-    for member in (BEN, CLEO, DAN):
-        book.submit(member, verdict(cid))
-    payloads = book.later(1_000)
-    assert outcome_of(payloads).accepted
-    assert kinds(payloads) == ["tick", "outcome", "credit", "reputation"]
-    assert not book.state.executions
-
-
-@pytest.mark.parametrize("field", ["version", "risks", "benefits"])
-def test_an_upgrades_words_are_plain(field: str) -> None:
-    with pytest.raises(BadChangeError):
-        msgspec.structs.replace(upgrade("router"), **{field: "\x1b[2J"})
-    msgspec.structs.replace(upgrade("router"), risks="one\n\ttwo")
 
 
 # -- people ------------------------------------------------------------------------------------
@@ -442,9 +390,13 @@ def test_approvals_that_do_not_count() -> None:
     with pytest.raises(NotAHumanKeyError):
         book.approve(cid, ADA)
     for signed in (
-        approve(NETWORK, cid, HUMAN.key, OTHER_HUMAN.sign),
-        approve("elsewhere", cid, HUMAN.key, HUMAN.sign),
-        msgspec.structs.replace(approve(NETWORK, low, HUMAN.key, HUMAN.sign), proposal=cid),
+        approve(book.state.realm, cid, HUMAN.key, OTHER_HUMAN.sign),
+        approve(
+            Book(genesis(network="elsewhere"), "elsewhere").state.realm, cid, HUMAN.key, HUMAN.sign
+        ),
+        msgspec.structs.replace(
+            approve(book.state.realm, low, HUMAN.key, HUMAN.sign), proposal=cid
+        ),
     ):
         with pytest.raises(BadSignatureError):
             book.add(encode_entry(signed))
@@ -456,7 +408,7 @@ def test_approvals_that_do_not_count() -> None:
     with pytest.raises(ReplayedError):
         book.approve(cid, HUMAN)
     book.vote(cid, {ADA: NO, BEN: NO, CLEO: NO})
-    late = encode_entry(approve(NETWORK, cid, OTHER_HUMAN.key, OTHER_HUMAN.sign))
+    late = encode_entry(approve(book.state.realm, cid, OTHER_HUMAN.key, OTHER_HUMAN.sign))
     book.later(10_000)
     with pytest.raises(NotOpenError):
         book.state.check_waiting(late, verify)
@@ -472,7 +424,7 @@ def test_approvals_and_verdicts_come_before_the_proposal_lapses() -> None:
     early = book.state.copy()
     book.add(tick)
     for data in (
-        encode_entry(approve(NETWORK, cid, HUMAN.key, HUMAN.sign)),
+        encode_entry(approve(book.state.realm, cid, HUMAN.key, HUMAN.sign)),
         book.submission(BEN, verdict(cid)),
     ):
         early.apply(data, verify)

@@ -22,7 +22,7 @@ from synapsed.configload import load
 from synapsed.inforce import InForce
 from synapsed.ledger_service import Costs, open_founded
 from synapsed.store.errors import DiskFullError
-from tests.ledger_kit import NETWORK, Daemon, World, world
+from tests.ledger_kit import Daemon, World, world
 
 UPLOAD = "limits.upload"
 SECOND = 1000
@@ -215,7 +215,7 @@ async def test_a_parameter_that_was_voted_on_is_in_force_everywhere_at_one_index
             for daemon in made.daemons[:3]:
                 await _opened(daemon, cid)
                 vote = cast(
-                    NETWORK,
+                    daemon.service.ledger.realm,
                     daemon.identity.peer_id,
                     cid,
                     choice=e.YES,

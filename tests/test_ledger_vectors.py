@@ -21,6 +21,8 @@ from protocols.ledger import LedgerState
 from tests.ledger_book import HUMAN, MEMBERS, NETWORK, OTHER_HUMAN, Book, Person, genesis, verify
 from tests.test_ledger_guilt import fork
 from tests.test_manifest_vectors import _cbor, _meant, _shown
+from tests.upgrade_book import change as upgrade
+from tests.upgrade_book import heard, report
 
 PATH = Path(__file__).parent / "vectors" / "ledger.json"
 ADA, BEN, CLEO, DAN = MEMBERS
@@ -33,7 +35,7 @@ def story() -> Book:
         genesis(
             parameters={
                 "council.checkpoint_entries": 16, "council.epoch_ms": 60_000, "work.bits": 0,
-                "council.tick_ms": 500,
+                "council.tick_ms": 500, "upgrade.stage_ms": 5_000, "execute.delay_ms": 2_000,
             }
         )
     )  # fmt: skip
@@ -46,13 +48,19 @@ def story() -> Book:
         book.vote(cid, ALL)
     for human in (HUMAN, OTHER_HUMAN):
         book.approve(key, human)
+    better = book.propose(DAN, upgrade(book), title="Evict otherwise")
+    book.vote(better, ALL)
     for member in (ADA, BEN, DAN):
         book.submit(member, Verdict(proposal=linked, claim="fetchable", holds=True))
+        book.submit(member, Verdict(proposal=better, claim="sound", holds=True))
     for member in MEMBERS:
         book.submit(member, book.candidacy(member))
     book.submit(ADA, Latency(epoch=2, measured=(Measured(BEN.identity, 35),)))
     book.later(10_000)
-    book.later(35_000)
+    book.later(3_000)
+    for member in heard(book, MEMBERS):
+        book.submit(member, report(book))
+    book.later(32_000)
     for member in (ADA, CLEO):
         book.submit(member, Reveal(epoch=2, secret=member.secret))
     book.submit(CLEO, GuiltProof(proof=fork(book, DAN)))
@@ -93,7 +101,7 @@ def test_there_is_an_entry_of_each_kind() -> None:
     assert {each["kind"] for each in ENTRIES} == {
         "genesis", "note", "proposal", "verdict", "candidacy", "reveal", "latency", "guilt",
         "votes", "approval", "tick", "outcome", "parameter", "human-key", "credit", "reputation",
-        "epoch", "checkpoint",
+        "epoch", "checkpoint", "stage", "report",
     }  # fmt: skip
 
 
@@ -118,22 +126,23 @@ def test_the_chain_is_the_specifications() -> None:
 
 def test_the_signatures_are_the_specifications() -> None:
     """Over the domain and canonical DAG-CBOR; an identity's key are its last 32 bytes."""
+    ledger = b"/synapse/test/" + ENTRIES[0]["chain_hash"].encode()
     checked = 0
     for each in ENTRIES:
         entry = _meant(each["value"])
         if entry["kind"] == "submission":
             signature = entry.pop("signature")
             key = VerifyKey(entry["author"][6:])
-            key.verify(b"/synapse/test/submission/1" + _cbor(entry), signature)
+            key.verify(ledger + b"/submission/1" + _cbor(entry), signature)
             checked += 1
         elif entry["kind"] == "approval":
-            message = b"/synapse/test/approval/1" + _cbor([entry["proposal"]])
+            message = ledger + b"/approval/1" + _cbor([entry["proposal"]])
             VerifyKey(entry["key"]).verify(message, entry["signature"])
             checked += 1
         elif entry["kind"] == "votes":
             for cid, epoch, ballots in entry["polls"]:
                 for voter, choice, number, signature in ballots:
-                    message = b"/synapse/test/vote/1" + _cbor([cid, choice, epoch, number])
+                    message = ledger + b"/vote/1" + _cbor([cid, choice, epoch, number])
                     VerifyKey(voter[6:]).verify(message, signature)
                     checked += 1
     assert checked > 25

@@ -36,7 +36,7 @@ from protocols.params import REGISTRY
 from protocols.reputation import Weights
 from protocols.risk import Risk
 from protocols.voting import OpenProposal, Terms, judged
-from tests.ledger_book import MEMBERS, NETWORK, STRANGER, Book, Person, genesis, people, verify
+from tests.ledger_book import MEMBERS, STRANGER, Book, Person, genesis, people, verify
 
 ADA, BEN, CLEO, DAN = MEMBERS
 UPLOAD = ParameterChange(settings=(Setting("limits.upload", 1000),))
@@ -155,7 +155,9 @@ def test_a_vote_of_another_epoch() -> None:
         book.later(100_000)
     cid = book.propose(ADA, UPLOAD)
     for epoch in (1, 2, 4):
-        vote = cast(NETWORK, ADA.identity, cid, choice=YES, epoch=epoch, number=1, sign=ADA.sign)
+        vote = cast(
+            book.state.realm, ADA.identity, cid, choice=YES, epoch=epoch, number=1, sign=ADA.sign
+        )
         with pytest.raises(ExpiredError):
             book.add(_single(vote))
     book.vote(cid, {ADA: YES})
@@ -174,13 +176,14 @@ def test_epoch_choice_number_proposal_and_network_are_signed() -> None:
     book = Book()
     cid, other = book.propose(ADA, UPLOAD), book.propose(ADA, title="other")
     good = book.ballot(BEN, cid, YES, 1)
+    elsewhere = Book(genesis(network="elsewhere"), "elsewhere").state.realm
     forged = [
         msgspec.structs.replace(good, choice=NO),
         msgspec.structs.replace(good, number=2),
         msgspec.structs.replace(good, proposal=other),
         msgspec.structs.replace(good, voter=CLEO.identity),
-        cast("elsewhere", BEN.identity, cid, choice=YES, epoch=1, number=1, sign=BEN.sign),
-        cast(NETWORK, BEN.identity, cid, choice=YES, epoch=1, number=1, sign=CLEO.sign),
+        cast(elsewhere, BEN.identity, cid, choice=YES, epoch=1, number=1, sign=BEN.sign),
+        cast(book.state.realm, BEN.identity, cid, choice=YES, epoch=1, number=1, sign=CLEO.sign),
     ]
     for vote in forged:
         with pytest.raises(BadSignatureError):

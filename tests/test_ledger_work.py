@@ -11,10 +11,12 @@ from protocols.ledger_errors import WorkNeededError
 from protocols.ledger_signing import submit, work_subject
 from protocols.ledger_state import MAX_LIFE_MS, WINDOW_MS
 from protocols.params import REGISTRY
+from protocols.realm import Realm
 from protocols.work import MAX_BITS, STEP, expected_hashes, proves, search
 from tests.ledger_book import MEMBERS, NETWORK, STRANGER, Book, genesis, verify
 
 BITS = 6
+REALM = Realm(NETWORK, bytes(32))
 
 
 def _subject(number: int) -> bytes:
@@ -23,7 +25,7 @@ def _subject(number: int) -> bytes:
 
 def _cost(number: int, bits: int) -> int:
     """Hashes until the first proof."""
-    found = search(NETWORK, _subject(number), bits, 0, 1 << 20)
+    found = search(REALM, _subject(number), bits, 0, 1 << 20)
     assert found is not None
     return found + 1
 
@@ -41,7 +43,7 @@ def test_work_costs_what_it_says() -> None:
 def test_the_default_is_some_seconds_of_a_core() -> None:
     """3 s is the documents'; machines differ, and so do their neighbours."""
     begun = time.process_time()
-    search(NETWORK, _subject(0), MAX_BITS, 0, 4 * STEP)
+    search(REALM, _subject(0), MAX_BITS, 0, 4 * STEP)
     seconds = (time.process_time() - begun) / (4 * STEP)
     assert 0.5 < seconds * expected_hashes(REGISTRY["work.bits"].default) < 30
 
@@ -54,21 +56,22 @@ def test_each_bit_doubles_it() -> None:
 
 def test_a_proof_is_for_one_subject_one_network_and_its_bits() -> None:
     subject = _subject(1)
-    nonce = search(NETWORK, subject, 10, 0, 1 << 20)
+    nonce = search(REALM, subject, 10, 0, 1 << 20)
     assert nonce is not None
-    assert proves(NETWORK, subject, nonce, 10)
-    assert not proves("other", subject, nonce, 10)
-    assert not proves(NETWORK, _subject(2), nonce, 10)
-    assert not proves(NETWORK, subject, nonce, MAX_BITS)
-    assert all(not proves(NETWORK, subject, lower, 10) for lower in range(nonce))
+    assert proves(REALM, subject, nonce, 10)
+    assert not proves(Realm("other", REALM.genesis), subject, nonce, 10)
+    assert not proves(Realm(NETWORK, bytes(range(32))), subject, nonce, 10)
+    assert not proves(REALM, _subject(2), nonce, 10)
+    assert not proves(REALM, subject, nonce, MAX_BITS)
+    assert all(not proves(REALM, subject, lower, 10) for lower in range(nonce))
 
 
 def test_a_search_goes_on_where_the_last_one_ended() -> None:
     subject = _subject(3)
-    whole = search(NETWORK, subject, 10, 0, 1 << 20)
+    whole = search(REALM, subject, 10, 0, 1 << 20)
     start, found = 0, None
     while found is None:
-        found = search(NETWORK, subject, 10, start, 100)
+        found = search(REALM, subject, 10, start, 100)
         start += 100
     assert found == whole
     assert STEP > 0
@@ -82,7 +85,9 @@ def test_a_newcomer_pays_and_whoever_has_reputation_does_not() -> None:
         book.submit(STRANGER, body)
     assert caught.value.remedy
     expires = book.state.time + 60_000
-    nonce = search(NETWORK, work_subject(book.state.anchor, STRANGER.identity, expires, body), 8, 0)
+    nonce = search(
+        book.state.realm, work_subject(book.state.anchor, STRANGER.identity, expires, body), 8, 0
+    )
     assert nonce is not None
     book.add(book.submission(STRANGER, body, work=nonce))
 
@@ -92,7 +97,7 @@ def test_work_is_not_lent_to_another_body_author_or_expiry() -> None:
     body = Note(text="paid for")
     expires = book.state.time + 60_000
     nonce = search(
-        NETWORK, work_subject(book.state.anchor, STRANGER.identity, expires, body), 12, 0
+        book.state.realm, work_subject(book.state.anchor, STRANGER.identity, expires, body), 12, 0
     )
     assert nonce is not None
     for payload in (
@@ -109,10 +114,10 @@ def test_work_is_good_for_an_hour_and_is_not_done_in_advance() -> None:
     body = Note(text="made early")
     expires = book.state.time + 4 * WINDOW_MS
     old = work_subject(book.state.anchor, STRANGER.identity, expires, body)
-    nonce = search(NETWORK, old, 8, 0, 1 << 16)
+    nonce = search(book.state.realm, old, 8, 0, 1 << 16)
     assert nonce is not None
     payload = submit(
-        NETWORK, STRANGER.identity, body, expires=expires, sign=STRANGER.sign, work=nonce
+        book.state.realm, STRANGER.identity, body, expires=expires, sign=STRANGER.sign, work=nonce
     )
     for _ in range(4):
         book.state.check(payload, verify)
@@ -120,11 +125,15 @@ def test_work_is_good_for_an_hour_and_is_not_done_in_advance() -> None:
         assert len(book.state.anchors) <= MAX_LIFE_MS // WINDOW_MS + 1
     # Of a later day's submission, made for what was known on this one:
     late = book.state.time + 27 * MAX_LIFE_MS + MAX_LIFE_MS // 2
-    nonce = search(NETWORK, work_subject(book.state.anchor, STRANGER.identity, late, body), 8, 0)
+    nonce = search(
+        book.state.realm, work_subject(book.state.anchor, STRANGER.identity, late, body), 8, 0
+    )
     assert nonce is not None
     for _ in range(27):
         book.later(MAX_LIFE_MS)
-    payload = submit(NETWORK, STRANGER.identity, body, expires=late, sign=STRANGER.sign, work=nonce)
+    payload = submit(
+        book.state.realm, STRANGER.identity, body, expires=late, sign=STRANGER.sign, work=nonce
+    )
     assert book.state.time < late < book.state.time + MAX_LIFE_MS
     with pytest.raises(WorkNeededError):
         book.state.check(payload, verify)

@@ -9,6 +9,7 @@ from protocols.peerscore import BAN_SECONDS, DIAL_BACKOFF, Fault
 from synapsed.keys import Identity
 from synapsed.net import MemoryTable, PeerBook
 from synapsed.net import peers as peers_module
+from synapsed.net.peers import Score
 
 
 class Clock:
@@ -103,3 +104,28 @@ def test_hearsay_of_any_kind_leaves_addresses_only(texts: list[str]) -> None:
     peer = Identity(bytes(32)).peer_id
     one.learned(peer, texts, "gossip")
     assert all(text.startswith("/") for text in one.record(peer).addrs)
+
+
+def test_who_scores_best_is_dialled_first_and_the_worst_last() -> None:
+    one, _, _ = book()
+    low, high, unscored = (someone() for _ in range(3))
+    for peer in (low, high, unscored):
+        one.learned(peer, [ADDR], "gossip")
+    one.scored({low: Score(-1.0, 0.0), high: Score(1.0, 0.0)})
+    assert [peer for peer, _ in one.to_dial([], 9)] == [high, unscored, low]
+    one.scored({low: Score(1.0, 0.0), high: Score(-1.0, 0.0)})
+    assert [peer for peer, _ in one.to_dial([], 9)] == [low, unscored, high]
+
+
+def test_counts_of_messages_fade_and_go_with_the_record() -> None:
+    one, _, _ = book()
+    known, unknown = someone(), someone()
+    one.seen(known)
+    for peer in (known, unknown):
+        for _ in range(8):
+            one.brought(peer, first=True)
+        one.brought(peer, first=False)
+    one.fade(0.5)
+    assert set(one.service) == {known}
+    its = one.service[known]
+    assert (its.delivered, its.first, its.duplicates) == (8, 4.0, 0.5)

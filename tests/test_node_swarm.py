@@ -338,6 +338,32 @@ def test_a_model_that_was_removed_is_not_repaired_back(swarm: Swarm, tmp_path: P
     assert first.peer_id not in origin.announced(cid)
 
 
+def test_a_copy_for_others_gives_way_to_the_owners_import(swarm: Swarm, tmp_path: Path) -> None:
+    """It is announced no more at once, and a pull of the owner's then makes its room as well."""
+    make_model(tmp_path / "copied", 24 * MIB, seed=5)
+    make_model(tmp_path / "own", 56 * MIB, seed=6)
+    settings = {"replication__copies": 2, "replication__probe_interval": "1 s"}
+    origin = swarm.start(**settings)
+    holder = swarm.start(origin, store__quota=int(MIN_QUOTA), **settings)
+    copied = origin.load(tmp_path / "copied")
+    until(lambda: holder.held(copied) and holder.model(copied).model.complete)
+    until(lambda: origin.announced(copied).get(holder.peer_id))
+    own = holder.load(tmp_path / "own", "own")
+    assert holder.model(own).model.complete
+    store = holder.status().store
+    assert store.used <= store.quota
+    recent = holder.client.call("GET", "/v1/events/recent", models.Events).events
+    (evicted,) = (event for event in recent if event.kind == "replication.evicted")
+    assert evicted.fields["model"] == copied
+    assert evicted.fields["bytes"] > 15 * MIB
+    until(lambda: holder.peer_id not in origin.announced(copied))
+    # The owner wants it after all: now nothing is left that could give way.
+    with pytest.raises(DaemonError) as caught:
+        holder.pull(copied)
+    assert caught.value.problem.error == "quota-exceeded"
+    assert holder.model(own).model.complete
+
+
 def test_another_network_is_never_let_in(swarm: Swarm, folder: Path) -> None:
     origin = swarm.start(**ALONE)
     stranger = swarm.start(origin.address(), network="another")

@@ -285,7 +285,15 @@ def test_a_proposal_about_manifests_is_examined_and_judged_by_members() -> None:
     assert not any(one.examine for one in made.members)
     name = cid_of(encode_manifest(manifest))
     for member in made.members:
-        yes = cast(NETWORK, member.peer, name, choice=YES, epoch=1, number=1, sign=member.who.sign)
+        yes = cast(
+            member.part.ledger.realm,
+            member.peer,
+            name,
+            choice=YES,
+            epoch=1,
+            number=1,
+            sign=member.who.sign,
+        )
         member.do(Submit(encode_entry(yes)))
     assert made.run(5, lambda: all(one.examine for one in made.members))
     assert not made.others[0].examine
@@ -390,7 +398,7 @@ def test_who_passes_on_what_only_our_newer_ledger_refuses_is_not_blamed() -> Non
 
     def stand(who: MacIdentity) -> bytes:
         body = candidacy(
-            NETWORK,
+            one.part.ledger.realm,
             who.peer_id,
             2,
             willing=True,
@@ -399,7 +407,9 @@ def test_who_passes_on_what_only_our_newer_ledger_refuses_is_not_blamed() -> Non
             sign_seat=shared.sign,
         )
         time = one.part.ledger.time
-        return submit(NETWORK, who.peer_id, body, expires=time + 600_000, sign=who.sign)
+        return submit(
+            one.part.ledger.realm, who.peer_id, body, expires=time + 600_000, sign=who.sign
+        )
 
     first, second = stand(one.who), stand(other)
     one.do(Submit(first))

@@ -10,6 +10,7 @@ from protocols.raftports import Accuse
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import (
     NETWORK,
+    REALM,
     ToyLedger,
     certify,
     make_council,
@@ -32,11 +33,11 @@ class Stand:
         self.log = Log(NETWORK, 1, ToyLedger(), mac_verify, lambda _: None)
         for payload in CHAIN.payloads:
             self.log.append(payload)
-        self.witness = Witness(NETWORK, COUNCIL, self.log, mac_verify, self.emit)
+        self.witness = Witness(REALM, COUNCIL, self.log, mac_verify, self.emit)
 
     def emit(self, effect: object) -> None:
         assert isinstance(effect, Accuse)
-        check_guilt(NETWORK, COUNCIL, effect.guilt, mac_verify)
+        check_guilt(REALM, COUNCIL, effect.guilt, mac_verify)
         self.accused.append(effect.guilt)
 
     def saw(self, head: Head, term: int = 1, kind: Kind = Kind.ACK, seat: int = LIAR) -> None:

@@ -22,7 +22,7 @@ from protocols.raftmessages import (
 from protocols.raftports import Alarm, Ratify, Settings, Submitted
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import (
-    NETWORK,
+    REALM,
     SETTINGS,
     Node,
     World,
@@ -71,13 +71,13 @@ def test_two_quorums_ratify() -> None:
     sign(lone, OTHERS[1], Kind.ACK)
     [(_, certified), *rest] = lone.sent(Certified)
     assert len(rest) == 2
-    check_certificate(NETWORK, COUNCIL, certified.certificate, mac_verify)
+    check_certificate(REALM, COUNCIL, certified.certificate, mac_verify)
     sign(lone, OTHERS[2], Kind.CERTIFICATE_ACK)
     assert lone.of(Ratify) == []
     sign(lone, OTHERS[0], Kind.CERTIFICATE_ACK)
     [ratify] = lone.of(Ratify)
     assert list(ratify.payloads) == [b"n1", b"n2"]
-    check_certificate(NETWORK, COUNCIL, ratify.certificate, mac_verify)
+    check_certificate(REALM, COUNCIL, ratify.certificate, mac_verify)
     assert [m.certificate for _, m in lone.sent(Certified)] == [ratify.certificate] * 3
 
 

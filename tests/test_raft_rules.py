@@ -17,7 +17,7 @@ from protocols.raftmessages import (
 from protocols.raftports import Accuse, Behind, Installed, Ratified, Ratify, Start
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import (
-    NETWORK,
+    REALM,
     SETTINGS,
     World,
     certify,
@@ -68,7 +68,7 @@ def test_a_leader_that_acknowledges_two_branches_is_accused() -> None:
     lone.hear(L1, *b.append(COUNCIL, 1))
     [accuse] = lone.of(Accuse)
     assert isinstance(accuse.guilt, Fork)
-    assert check_guilt(NETWORK, COUNCIL, accuse.guilt, mac_verify) == COUNCIL.seats[L1]
+    assert check_guilt(REALM, COUNCIL, accuse.guilt, mac_verify) == COUNCIL.seats[L1]
     lone.hear(L1, *Chain(b"ne").append(COUNCIL, 1))
     assert lone.of(Accuse) == []  # once is enough
 

@@ -9,7 +9,7 @@ from protocols.council import Kind, signed_bytes, start_certificate
 from protocols.effects import Effect, Save
 from protocols.raftstate import STATE, Vows, blank_state, opening_record, saved_opening
 from tests.gossip_kit import mac_verify
-from tests.raft_kit import NETWORK, certify, make_council, signer
+from tests.raft_kit import REALM, certify, make_council, signer
 from tests.raft_lone import Chain, opening
 
 COUNCIL = make_council(4)
@@ -33,7 +33,7 @@ class Desk:
     def __init__(self, disk: dict[bytes, bytes] | None = None) -> None:
         blank = blank_state(COUNCIL.seats[SEAT].key)
         self.disk = {blank.key: blank.value or b""} if disk is None else disk
-        self.vows = Vows(NETWORK, COUNCIL, SEAT, signer(SEAT), self.save)
+        self.vows = Vows(REALM, COUNCIL, SEAT, signer(SEAT), self.save)
         self.vows.load(self.disk)
 
     def save(self, effect: Effect) -> None:
@@ -52,7 +52,7 @@ def test_an_ack_is_saved_and_verifies() -> None:
     assert signed is not None
     said, signature = signed
     assert (said.kind, said.term, said.head) == (Kind.ACK, 1, CHAIN.heads[0])
-    assert mac_verify(COUNCIL.seats[SEAT].key, signed_bytes(NETWORK, said), signature)
+    assert mac_verify(COUNCIL.seats[SEAT].key, signed_bytes(REALM, said), signature)
     assert desk.disk[STATE] != before[STATE]
     assert desk.again().vows.acked_in(1) == CHAIN.heads[0]
 
@@ -138,7 +138,7 @@ def test_who_lost_its_state_signs_nothing_and_saves_nothing() -> None:
 
 def test_a_record_of_a_later_epoch_is_not_ours_to_use() -> None:
     later = make_council(4, epoch=5)
-    ahead = Vows(NETWORK, later, SEAT, signer(SEAT), Desk().save)
+    ahead = Vows(REALM, later, SEAT, signer(SEAT), Desk().save)
     desk = Desk()
     ahead._emit = desk.save
     ahead.load(desk.disk)

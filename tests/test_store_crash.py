@@ -21,7 +21,9 @@ from typing import Any
 import pytest
 
 from synapsed.models import import_model
+from synapsed.models.spare import let_go, spares
 from synapsed.store import Store
+from synapsed.store.reasons import IMPORTED, REPLICA
 from tests.store_kit import QUOTA, Made, check_store, made, model_folder
 
 CALLS = ("pwrite", "fsync", "fdatasync", "ftruncate", "truncate", "rename", "mkdir", "unlink")
@@ -111,6 +113,54 @@ def _crash(root: Path, after: int, work: Callable[[Path], None]) -> int:
         with pytest.raises(Killed):
             work(root)
     return cut.lose()
+
+
+def test_an_eviction_cut_off_at_every_disk_operation(tmp_path: Path) -> None:
+    """Of two copies for others beside a model of the owner's: that one stays whole, of the others
+    nothing is believed that is not there, and the eviction can be done again."""
+    names = ("copied", "half", "own")
+    folders = {name: model_folder(tmp_path / name, {name: 1 << 20}) for name in names}
+    owned = 0
+
+    def work(root: Path) -> None:
+        nonlocal owned
+        store = Store.open(root, QUOTA)
+        try:
+            cids = {name: import_model(store, folder, name).cid for name, folder in folders.items()}
+            owned = store.reached_bytes([cids["own"]])
+            for name in ("copied", "half"):
+                store.pin(cids[name], REPLICA)
+                store.unpin(cids[name], IMPORTED)
+            let_go(store, spares(store))
+        finally:
+            store.close()
+
+    calls = _calls_of(tmp_path, work)
+    before = 0
+
+    def only_import(root: Path) -> None:
+        store = Store.open(root, QUOTA)
+        for name, folder in folders.items():
+            import_model(store, folder, name)
+        store.close()
+
+    before = _calls_of(tmp_path / "only", only_import)
+    assert calls > before + 4
+    for after in range(before, calls):
+        root = tmp_path / f"cut{after}"
+        _crash(root, after, work)
+        store = Store.open(root, QUOTA)
+        check_store(store)
+        own = next(pin.cid for pin in store.pins() if pin.reason == IMPORTED)
+        assert store.reached_bytes([own]) == owned
+        let_go(store, spares(store))
+        store.gc()
+        assert spares(store) == []
+        assert store.quota.used == owned
+        assert [pin.reason for pin in store.pins()] == [IMPORTED]
+        check_store(store)
+        store.close()
+        shutil.rmtree(root)
 
 
 def test_a_pull_cut_off_at_every_disk_operation(tmp_path: Path) -> None:

@@ -23,6 +23,19 @@ def test_a_bootstrap_that_does_not_answer_is_a_warning_until_it_does() -> None:
     assert tally.bootstrap == {ADDR: ""}
 
 
+def test_a_bootstrap_that_is_connected_another_way_is_no_warning() -> None:
+    bus, tally = tallied()
+    for addr in (ADDR, ADDR + "Z"):
+        bus.emit("bootstrap.unreachable", addr=addr, why="refused", again_in=5.0)
+    bus.emit(
+        "peer.connected", peer="12D3KooW", addr="/ip4/192.0.2.1/tcp/50000", direction="inbound"
+    )
+    (line,) = tally.warnings()
+    assert line.startswith(f"bootstrap {ADDR}Z:")
+    assert tally.bootstrap[ADDR] == ""
+    assert tally.inbound == 1
+
+
 def test_failures_of_ours_and_faults_of_others_are_counted_by_name_and_bounded() -> None:
     bus, tally = tallied()
     for n in range(MAX_NAMES + 50):

@@ -12,6 +12,7 @@ from synapsed.transfer.limits import (
     MAX_UPLOADS,
     MIN_CHUNK,
     MIN_SHARE,
+    Downloads,
     Uploads,
     UploadsPausedError,
 )
@@ -146,3 +147,20 @@ def test_even_without_a_limit_the_peers_served_are_bounded() -> None:
         with uploads.serving(b"a"), uploads.serving(b"b") as second:
             assert not second
     assert MAX_UPLOADS > 8
+
+
+async def test_what_is_asked_for_is_paid_before_more_is(mock_clock: MockClock) -> None:
+    downloads = Downloads()
+    downloads.ask(1 << 40)
+    assert not downloads.spent  # no limit
+    downloads.set_rate(1 << 20)
+    assert not downloads.spent
+    downloads.ask(3 << 20)
+    assert downloads.spent
+    mock_clock.jump(2.9)
+    assert downloads.spent
+    mock_clock.jump(0.2)
+    assert not downloads.spent
+    downloads.ask(100 << 20)
+    downloads.set_rate(0)
+    assert not downloads.spent

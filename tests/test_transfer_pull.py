@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from protocols.blocks import FetchRequest, Request
+from protocols.cid import cid_of
 from protocols.manifest import ExpertManifest, ModelManifest, encode_manifest
 from protocols.pullpeer import DEPTH, FIRST_TIMEOUT
 from protocols.schedule import PATIENCE
@@ -554,3 +555,39 @@ async def test_an_expert_manifest_that_contradicts_its_model_is_refused(
         lie = ExpertManifest(model=cid, name="layer0.expert0", tensors=(place,), depends_on=())
         with pytest.raises(MalformedError):
             await newcomer.puller.pull(origin.store.put_block(encode_manifest(lie)))
+
+
+async def test_a_download_limit_holds_for_all_pulls_together(swarm: World, tmp_path: Path) -> None:
+    """And may be lifted while they run: what waits then goes on at once."""
+    holder, puller = swarm.node(), swarm.node()
+    cids = [
+        import_model(holder.store, model_folder(tmp_path / name, {name: 4 * MiB}), name).cid
+        for name in ("one", "two")
+    ]
+    puller.knows(holder)
+    puller.puller.downloads.set_rate(2 * MiB)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for cid in cids:
+            nursery.start_soon(puller.puller.pull, cid)
+        while puller.store.quota.used < 4 * MiB:
+            await trio.sleep(0.02)
+        limited = trio.current_time() - began
+        puller.puller.downloads.set_rate(0)
+    assert limited > 0.5
+    assert trio.current_time() - began < limited + 2.0
+
+
+async def test_what_all_say_they_lack_is_not_waited_for(
+    swarm: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are asked again for a while, since one may just be getting it."""
+    monkeypatch.setattr("synapsed.transfer.crew.LONELY_SECONDS", 0.5)
+    monkeypatch.setattr("synapsed.transfer.crew.AGAIN_SECONDS", 0.1)
+    puller, *others = [swarm.node() for _ in range(4)]
+    puller.knows(*others)
+    began = trio.current_time()
+    with pytest.raises(PullFailedError, match="nobody of those who are asked has it"):
+        await puller.puller.pull(cid_of(b"nobody's"))
+    assert 0.5 <= trio.current_time() - began < 5.0
+    assert puller.blamed == []

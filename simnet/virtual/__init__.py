@@ -8,7 +8,7 @@ this order:
     plan, faults                         what befalls whom and when, drawn before anything runs
     kits, real, bare, bareprogram        daemons: the whole participant, or the council's log alone
     roles, liar, liarlead, liarserve     who lies, and how
-    checks, audit, polls                 what must hold: of what is ratified, signed and voted
+    checks, audit, polls, rollouts       what must hold: of all that is ratified, signed, decided
     families, case, town, runs           a family (configs/scenarios/virtual), one run of it, many
     shrink, cli, words, chart            a shorter failure, the command line, the story, a picture
     failover, wan, crowd                 what the benches measure

@@ -25,10 +25,10 @@ from protocols.chain import HASH_LENGTH, Head, Header, skip_index
 from protocols.codec import decode
 from protocols.council import Council, Kind, Opening, Statement, TimeOut
 from protocols.effects import Save
-from protocols.envelope import domain
 from protocols.raftlog import ENTRY, parse_entry
 from protocols.raftports import TABLE
 from protocols.raftstate import OPENING, STATE, Record
+from protocols.realm import Realm, realm_domain
 from protocols.records import unguarded
 from simnet.virtual.checks import Daemon
 from simnet.virtual.node import Node
@@ -90,7 +90,8 @@ class Audit:
 
     def __init__(self, network: str) -> None:
         self._network = network
-        self._prefix = domain(network, "council")
+        self._prefix = b""
+        """Of what seats sign; nothing is signed before the first council is known."""
         self._spoken: dict[tuple[bytes, int], Spoken] = {}
         self._waiting: dict[int, list[Signed]] = {}
         self._published: set[tuple[bytes, bytes]] = set()
@@ -144,6 +145,9 @@ class Audit:
 
     def council(self, council: Council, liars: int) -> None:
         """A new epoch's council, and how many of its seats may sign anything."""
+        if not self._councils:  # the genesis entry starts the first
+            realm = Realm(self._network, council.start.hash)
+            self._prefix = realm_domain(realm, "council")
         self._quorums[council.epoch] = council.quorum - liars
         self._councils[council.epoch] = council
 

@@ -22,6 +22,7 @@ from protocols.envelope import Verify
 from protocols.errors import MalformedError
 from protocols.peerid import PEER_ID_LENGTH, PUBLIC_KEY_LENGTH
 from protocols.raftports import Ledger
+from protocols.realm import Realm
 
 TICK, SUBMITTED, CANDIDATE, EPOCH = b"t", b"s", b"c", b"e"
 _NUMBERS = slice(2, 6)
@@ -49,6 +50,7 @@ class BareLedger:
         "lax",
         "network",
         "numbers",
+        "realm",
         "spine",
     )
 
@@ -56,6 +58,7 @@ class BareLedger:
         genesis = b"genesis" + network.encode()
         self.network = network
         self.spine = Spine.begin(network, genesis)
+        self.realm = Realm(network, self.spine.head.hash)
         beacon = hashlib.sha256(genesis).digest()
         self.council = Council(1, beacon, tuple(seats), self.spine.head)
         self.epoch_entries = epoch_entries
@@ -79,6 +82,7 @@ class BareLedger:
         """One that goes its own way."""
         made = object.__new__(BareLedger)
         made.network, made.spine, made.council = self.network, self.spine, self.council
+        made.realm = self.realm
         made.epoch_entries, made._time, made.lax = self.epoch_entries, self._time, self.lax
         made.candidates, made.numbers = dict(self.candidates), dict(self.numbers)
         return made

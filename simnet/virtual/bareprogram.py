@@ -191,7 +191,7 @@ class BareProgram:
                 return self.propose(wish, now)
             return []
         self.replica = Replica(
-            self.ledger.network,
+            self.ledger.realm,
             council,
             number,
             self.key.sign,
@@ -249,7 +249,7 @@ class BareProgram:
         trial = self.ledger.copy()
         epoch = trial.epoch
         try:
-            check_certificate(trial.network, trial.council, certificate, self.verify)
+            check_certificate(trial.realm, trial.council, certificate, self.verify)
             for payload in payloads:
                 if trial.epoch != epoch:
                     return None

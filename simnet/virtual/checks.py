@@ -18,6 +18,7 @@ from protocols.council import (
     check_certificate,
 )
 from protocols.envelope import Verify
+from protocols.realm import Realm
 from simnet.virtual.node import Node, Program
 from simnet.virtual.world import ViolationError
 
@@ -78,7 +79,7 @@ class History:
     def __init__(self, network: str, verify: Verify, first: Daemon) -> None:
         """`first` has nothing but the genesis."""
         head, ledger = first.head, first.ledger
-        self.network = network
+        self.realm = Realm(network, head.hash)
         self.verify = verify
         self.hashes: list[bytes | None] = [None] * head.index + [head.hash]
         """By index; None where nobody has shown it yet."""
@@ -168,7 +169,7 @@ class History:
         try:
             if council is None or (said.term and not certificate.ratifies):
                 raise BadCertificateError("of no council, or not of certificate-acks")
-            check_certificate(self.network, council, certificate, self.verify)
+            check_certificate(self.realm, council, certificate, self.verify)
         except BadCertificateError as error:
             raise ViolationError("proven", f"{node.name}: {error}") from error
         self._see(node, said.index, said.hash)

@@ -42,6 +42,8 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Entries that people submit, a second."""
     proposals: Annotated[int, Meta(ge=0)] = 0
     """Parameter proposals with their votes, in a run."""
+    upgrades: Annotated[int, Meta(ge=0)] = 0
+    """Upgrades that are proposed in a run, good ones and bad (rollouts.py)."""
     identities: Annotated[int, Meta(ge=0)] = 0
     """Names of one voter, among whom it split its reputation (polls.py)."""
     liars: list[str] = []

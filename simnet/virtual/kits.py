@@ -14,6 +14,7 @@ from simnet.virtual.keys import Key
 from simnet.virtual.node import Node
 from simnet.virtual.polls import Polls
 from simnet.virtual.roles import Roles
+from simnet.virtual.rollouts import Rollouts
 from simnet.virtual.world import World
 
 SEAT, GENERATION = "seat", b"generation"
@@ -31,6 +32,10 @@ class Kit(Protocol):
     @property
     def polls(self) -> Polls | None:
         """Where there are proposals."""
+
+    @property
+    def rollouts(self) -> Rollouts | None:
+        """Where there are upgrades."""
 
     def start(self, node: Node) -> Daemon:
         """The daemon of a node that comes up, with the disk that it has."""
@@ -82,6 +87,7 @@ class BareKit:
 
     network = "virtual"
     polls = None
+    rollouts = None
 
     def __init__(self, case: Case, world: World, roles: Roles) -> None:
         self.world = world

@@ -135,7 +135,7 @@ class Liar:
 
     def sign(self, said: Statement | TimeOut) -> bytes:
         """With its seat's key."""
-        signature: bytes = self.daemon.key.sign(signed_bytes(self.network, said))
+        signature: bytes = self.daemon.key.sign(signed_bytes(self.daemon.ledger.realm, said))
         return signature
 
     def says(self, peer: bytes, message: Message, parts: Sequence[bytes] = ()) -> Send:

@@ -7,7 +7,7 @@ linear, so what they say together counts as what one founder says.
     one-outcome     an outcome does not add up
 """
 
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from protocols import ledger_signing
 from protocols.changes import ParameterChange, Setting
@@ -28,6 +28,7 @@ from protocols.ledger import LedgerState
 from protocols.ledger_errors import InvalidEntryError
 from protocols.manifest import ProposalManifest, encode_manifest
 from protocols.participant import Event, Submit
+from protocols.realm import Realm
 from simnet.virtual.keys import Key
 from simnet.virtual.node import Node
 from simnet.virtual.world import ViolationError, World
@@ -49,11 +50,18 @@ class Owned(Protocol):
         """What its machine answers."""
 
 
+class Question(NamedTuple):
+    """What is voted on, and where."""
+
+    realm: Realm
+    proposal: bytes
+    epoch: int
+
+
 class Polls:
     """Watches the ledger for proposals, and has people vote on them."""
 
-    def __init__(self, network: str, world: World, names: int, founding: int) -> None:
-        self._network = network
+    def __init__(self, world: World, names: int, founding: int) -> None:
         self._world = world
         self._founding = founding
         self._chance = world.chance["polls"]
@@ -112,28 +120,29 @@ class Polls:
         body = Proposal(manifest=encode_manifest(manifest))
         expires = ledger.time + LIFE_MS
         data = ledger_signing.submit(
-            self._network, node.key.peer, body, expires=expires, sign=node.key.sign
+            ledger.realm, node.key.peer, body, expires=expires, sign=node.key.sign
         )
         self._world.tell("people", f"proposes {value} bytes a second", node)
         self._submit(node, data)
 
     def _everybody_votes(self, node: Node, proposal: bytes) -> None:
-        epoch = cast(Owned, node.program).ledger.epoch
+        ledger = cast(Owned, node.program).ledger
+        asked = Question(ledger.realm, proposal, ledger.epoch)
         after, draw = self._world.heap.after, self._chance.uniform
         for voter in self._world.nodes:
             if voter.honest:
-                after(draw(0, WITHIN_S), self._vote, voter.number, voter.key, proposal, epoch, YES)
+                after(draw(0, WITHIN_S), self._vote, voter.number, voter.key, asked, YES)
         for key in self.names:
             place = self._chance.randrange(len(self._world.nodes))
-            after(draw(0, WITHIN_S), self._vote, place, key, proposal, epoch, NO)
+            after(draw(0, WITHIN_S), self._vote, place, key, asked, NO)
 
-    def _vote(self, place: int, key: Key, proposal: bytes, epoch: int, choice: int) -> None:
+    def _vote(self, place: int, key: Key, asked: Question, choice: int) -> None:
         vote = ledger_signing.cast(
-            self._network,
+            asked.realm,
             key.peer,
-            proposal,
+            asked.proposal,
             choice=choice,
-            epoch=epoch,
+            epoch=asked.epoch,
             number=1,
             sign=key.sign,
         )

@@ -33,6 +33,7 @@ from simnet.virtual.kits import SeatKeys
 from simnet.virtual.node import Node
 from simnet.virtual.polls import Polls
 from simnet.virtual.roles import Roles
+from simnet.virtual.rollouts import Rollouts
 from simnet.virtual.world import World
 
 PERFORMED = (Save, Send, Publish, Emit, Blame, Settled)
@@ -54,7 +55,8 @@ class RealKit:
         self.world = world
         self.keys = SeatKeys(self.network, world, roles)
         self.audit = self.keys.audit
-        self.polls = Polls(self.network, world, case.family.identities, FOUNDING)
+        self.polls = Polls(world, case.family.identities, FOUNDING)
+        self.rollouts = Rollouts(world)
         self.genesis = self._genesis(case)
         self._checkpoints = case.family.parameters.get("council.checkpoint_entries")
         self._first = LedgerState.from_genesis(self.network, self.genesis)
@@ -145,6 +147,7 @@ class RealDaemon:
             elif isinstance(effect, Advanced):
                 if self.node.honest:
                     self._kit.polls.ratified(self.node, effect.first, effect.payloads)
+                    self._kit.rollouts.ratified(self.node, effect.first, effect.payloads)
             elif isinstance(effect, Replaced):
                 self.node.world.tally["snapshot"] += 1
             elif isinstance(effect, PERFORMED):
@@ -231,7 +234,7 @@ class RealDaemon:
         self._submitted += 1
         text = f"{self.node.name}, life {self.node.lives}, note {self._submitted}"
         return submit(
-            self._kit.network,
+            self.ledger.realm,
             self.node.key.peer,
             Note(text=text),
             expires=self.ledger.time + LIFE_MS,

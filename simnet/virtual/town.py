@@ -34,6 +34,8 @@ START_S = 0.5
 
 PROPOSED_BY = 0.6
 """The share of the safety phase in which proposals are made: the rest is for their outcomes."""
+UPGRADES_BY = 0.4
+"""... and upgrades, whose rollouts take longer."""
 FIRST_LIMIT = 1_000_000
 """The upload limit that the first of them asks for."""
 
@@ -113,11 +115,19 @@ class Town:
         for number in range(self.case.family.proposals):
             at = self._people.uniform(START_S, PROPOSED_BY * self.case.safety_s)
             world.heap.at(at, self._propose, number)
+        for number in range(self.case.family.upgrades):
+            at = START_S + UPGRADES_BY * self.case.safety_s * number / self.case.family.upgrades
+            world.heap.at(at, self._upgrade, number)
 
     def _propose(self, number: int) -> None:
         up = [node for node in self._honest() if node.program is not None]
         if up and self.kit.polls is not None:
             self.kit.polls.propose(self._people.choice(up), FIRST_LIMIT + number)
+
+    def _upgrade(self, number: int) -> None:
+        up = [node for node in self._honest() if node.program is not None]
+        if up and self.kit.rollouts is not None:
+            self.kit.rollouts.propose(self._people.choice(up), number)
 
     def _safety(self) -> None:
         self.begin()

@@ -32,7 +32,12 @@ NAMES = (
     "wan",
     "ratify",
     "failover",
+    "upgrade-e2e",
+    "rollback",
     "mutants",
+    "jail",
+    "slot-call",
+    "check",
 )
 
 OUT = Path("bench-out")
@@ -65,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_one(name: str, *, quiet: bool) -> int:
     """Measure `name` in this process."""
-    bench = importlib.import_module(f"tests.bench.{name}")
+    bench = importlib.import_module(f"tests.bench.{name.replace('-', '_')}")
     began = time.monotonic()
     fields = bench.measure(lambda text: say(name, text))
     result = {

@@ -13,6 +13,8 @@ from protocols.council import Certificate, Kind, Statement
 from protocols.entries import Approval, Note, Vote, encode_entry
 from protocols.ledger_signing import submit
 from protocols.participant import PROTOCOLS, TOPICS
+from protocols.realm import Realm
+from synapsed import genesis
 from synapsed.keys import SEED_LENGTH, Identity
 from synapsed.net import MemoryTable, NetError, NetSettings, PeerBook, Verdict, open_net
 from tests.bench.attacks import NETWORK, Draw, Target, many
@@ -23,11 +25,13 @@ FRAMES = 400
 AT_ONCE = 4
 HOUR_MS = 3_600_000
 
-Frame = Callable[[Draw, Identity], bytes]
+Frame = Callable[[Draw, Identity, Realm], bytes]
 
 
 async def bad_ledger(target: Target, draw: Draw, share: float) -> int:
     """Strangers who speak the ledger's protocols, and badly; counts the frames they sent."""
+
+    realm = genesis.realm_of(genesis.load(target.daemon.places.genesis))
 
     async def one(number: int) -> int:
         identity = Identity(draw.randbytes(SEED_LENGTH))
@@ -45,12 +49,13 @@ async def bad_ledger(target: Target, draw: Draw, share: float) -> int:
                 protocol, make = KINDS[kind]
                 async with net.open_stream(peer, protocol) as stream:
                     while sent < FRAMES:
-                        await stream.write_frames([make(draw, identity) for _ in range(8)])
+                        await stream.write_frames([make(draw, identity, realm) for _ in range(8)])
                         sent += 8
                         if sent % 80 == 0:
                             topic = draw.choice(TOPICS)
                             await net.publish(
-                                f"/synapse/{NETWORK}/{topic}/1", make(draw, identity)[:60_000]
+                                f"/synapse/{NETWORK}/{topic}/1",
+                                make(draw, identity, realm)[:60_000],
                             )
         return sent
 
@@ -61,7 +66,7 @@ async def _forget(_peer: bytes, _data: bytes) -> None:
     """Nobody listens."""
 
 
-def _noise(draw: Draw, _identity: Identity) -> bytes:
+def _noise(draw: Draw, _identity: Identity, _realm: Realm) -> bytes:
     return draw.randbytes(draw.choice((0, 1, 3, 4, 100, 5000, 100_000)))
 
 
@@ -77,7 +82,7 @@ def _certificate(draw: Draw) -> Certificate:
     return Certificate(said, seats, [draw.randbytes(64) for _ in seats])
 
 
-def _follow(draw: Draw, _identity: Identity) -> bytes:
+def _follow(draw: Draw, _identity: Identity, _realm: Realm) -> bytes:
     """Questions without end, and answers that nobody asked for."""
     number, index = draw.randrange(1 << 32), draw.choice((0, 1, 2, 1 << 40))
     said: Sequence[follow.Said] = (
@@ -93,7 +98,7 @@ def _follow(draw: Draw, _identity: Identity) -> bytes:
     return _cut(draw, follow.frame(draw.choice(said)))
 
 
-def _submissions(draw: Draw, identity: Identity) -> bytes:
+def _submissions(draw: Draw, identity: Identity, realm: Realm) -> bytes:
     """Notes, votes and approvals that are false, forged, or not worked for."""
     expires = int(time.time() * 1000) + HOUR_MS // 2
     items = []
@@ -101,7 +106,7 @@ def _submissions(draw: Draw, identity: Identity) -> bytes:
         what = draw.randrange(4)
         if what == 0:
             note = Note(text=str(draw.random()) * draw.choice((1, 40)))
-            item = submit(NETWORK, identity.peer_id, note, expires=expires, sign=identity.sign)
+            item = submit(realm, identity.peer_id, note, expires=expires, sign=identity.sign)
             if draw.random() < 0.5:
                 item = item[:-1] + bytes((item[-1] ^ 1,))
         elif what == 1:
@@ -128,7 +133,7 @@ def _submissions(draw: Draw, identity: Identity) -> bytes:
     return _cut(draw, draw.choice(frames))
 
 
-def _council(draw: Draw, _identity: Identity) -> bytes:
+def _council(draw: Draw, _identity: Identity, _realm: Realm) -> bytes:
     """What only members may say."""
     statement = _certificate(draw).said
     said = raftmessages.Signed(statement, draw.randbytes(64))

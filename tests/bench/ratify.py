@@ -28,6 +28,7 @@ import trio
 from protocols.entries import Note
 from protocols.followchain import Advanced
 from protocols.ledger_signing import submit
+from protocols.realm import Realm
 from simnet.checks import quantile
 from synapsed import __main__ as daemon
 from synapsed import configload, genesis, keys, paths
@@ -196,8 +197,8 @@ def _member(home: Path, pipe: Connection) -> None:
     trio.run(run)
 
 
-def _found(folder: Path) -> tuple[list[Path], list[keys.Identity]]:
-    """Homes of MEMBERS daemons with one genesis, and authors who may write what they like."""
+def _found(folder: Path) -> tuple[list[Path], list[keys.Identity], Realm]:
+    """Homes of MEMBERS daemons with one genesis, and authors who may write what they like in it."""
     homes = [folder / str(number) for number in range(MEMBERS)]
     addresses: list[str] = []
     members = []
@@ -225,7 +226,7 @@ def _found(folder: Path) -> tuple[list[Path], list[keys.Identity]]:
     )
     for home in homes:
         genesis.install(paths.find(home, None, {}), payload)
-    return homes, authors
+    return homes, authors, genesis.realm_of(payload)
 
 
 class Members:
@@ -270,10 +271,10 @@ def members(homes: list[Path]) -> Iterator[Members]:
 
 def measure_ours(folder: Path, say: Say) -> Measured:
     """One round of ours."""
-    homes, authors = _found(folder)
+    homes, authors, realm = _found(folder)
     with members(homes) as running:
         now, leader = running.wait(2)
-        notes = _notes(authors, now + EXPIRES_MS)
+        notes = _notes(authors, realm, now + EXPIRES_MS)
         say(f"{len(notes)} notes are signed; daemon {leader} leads")
         half = len(notes) // 4
         running.ask(leader, (notes[:half], IN_FLIGHT, WARM_S))
@@ -288,11 +289,11 @@ def measure_ours(folder: Path, say: Say) -> Measured:
     return Measured(len(done) / SECONDS, _delays(done, held), cpu)
 
 
-def _notes(authors: list[keys.Identity], expires: int) -> list[bytes]:
+def _notes(authors: list[keys.Identity], realm: Realm, expires: int) -> list[bytes]:
     """More than can be ratified meanwhile: signing is the authors' work, not the daemons'."""
     return [
         submit(
-            NETWORK,
+            realm,
             authors[number % len(authors)].peer_id,
             Note(text=f"{number:0{SIZE}d}"),
             expires=expires,

@@ -1,5 +1,12 @@
 """All mutants, in the order in which they run."""
 
-from tests.mutants import chained, council, follow, ledger, raft
+from tests.mutants import chained, council, follow, ledger, raft, upgrades
 
-MUTANTS = (*raft.MUTANTS, *ledger.MUTANTS, *follow.MUTANTS, *council.MUTANTS, *chained.MUTANTS)
+MUTANTS = (
+    *raft.MUTANTS,
+    *ledger.MUTANTS,
+    *upgrades.MUTANTS,
+    *follow.MUTANTS,
+    *council.MUTANTS,
+    *chained.MUTANTS,
+)

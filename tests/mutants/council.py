@@ -12,6 +12,7 @@ def _mutant(name: str, drops: str, old: str, new: str, *nodes: str) -> Mutant:
 
 WORDS = "tests/test_council_words.py"
 PROOFS = "tests/test_council_proofs.py"
+REALM = "tests/test_realm.py"
 BAD_CERTIFICATES = f"{WORDS}::test_what_is_no_quorum_over_one_statement_is_refused"
 ANOTHER_EPOCH = f"{WORDS}::test_another_epochs_and_another_networks_certificates_are_refused"
 OPENINGS = f"{WORDS}::test_a_term_opens_with_a_quorum_of_time_outs_at_a_certificate_that_none_tops"
@@ -67,7 +68,7 @@ MUTANTS = (
     _mutant(
         "guilt-signature-unverified",
         "an accused seat has signed what is held against it",
-        "        if not verify(seat.key, signed_bytes(network, said), signature):\n"
+        "        if not verify(seat.key, signed_bytes(realm, said), signature):\n"
         "            raise BadGuiltError(",
         "        if not signature:\n            raise BadGuiltError(",
         NO_GUILT,
@@ -86,5 +87,19 @@ MUTANTS = (
         "if acked.term >= later.term or later.rank >= (acked.term, acked.index):",
         "if later.rank >= (acked.term, acked.index):",
         RETREAT,
+    ),
+    Mutant(
+        "signatures-name-no-genesis",
+        "what is signed in one ledger says nothing in another of the same name and people",
+        (Change("protocols/realm.py", "domain(str(realm), use)", "domain(realm.network, use)"),),
+        (
+            NamedTests(
+                (
+                    f"{REALM}::test_a_seat_that_serves_both_histories_is_guilty_in_neither",
+                    f"{REALM}::"
+                    "test_a_submission_a_vote_and_an_approval_of_one_are_refused_by_the_other",
+                )
+            ),
+        ),
     ),
 )

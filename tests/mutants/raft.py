@@ -118,7 +118,7 @@ RULE_3 = (
         (
             Change(
                 TERMS,
-                "            check_opening(core.network, core.council, opening, core.verify)",
+                "            check_opening(core.realm, core.council, opening, core.verify)",
                 "            len(opening.time_outs)",
             ),
         ),
@@ -377,7 +377,7 @@ QUORUMS = (
         (
             Change(
                 CORE,
-                "check_certificate(self.network, self.council, certificate, self.verify)",
+                "check_certificate(self.realm, self.council, certificate, self.verify)",
                 "len(certificate.signatures)",
             ),
         ),
@@ -424,7 +424,7 @@ GUILTY = (
         (
             Change(
                 GUILT,
-                "            check_guilt(self._network, self._council, guilt, self._verify)",
+                "            check_guilt(self._realm, self._council, guilt, self._verify)",
                 "            repr(guilt)",
             ),
         ),
