@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from protocols.errors import MalformedError
+from protocols.wasm_reader import Reader, ShapeError
 
 MAGIC = b"\0asm\x01\0\0\0"
 
@@ -91,86 +92,10 @@ def inspect(module: bytes, limits: ModuleLimits) -> Inspected:
         raise ModuleRefusedError(f"{len(module)} bytes, {limits.size} are the most")
     if module[: len(MAGIC)] != MAGIC:
         raise ModuleRefusedError("it does not begin as WebAssembly 1 does")
-    return _Inspection(module, limits).run()
-
-
-class _Reader:
-    """A place in some of a module's bytes, which it never leaves."""
-
-    __slots__ = ("at", "data", "end")
-
-    def __init__(self, data: bytes, at: int, end: int) -> None:
-        self.data, self.at, self.end = data, at, end
-
-    def refuse(self, reason: str) -> ModuleRefusedError:
-        return ModuleRefusedError(f"{reason} (at byte {self.at})")
-
-    def byte(self) -> int:
-        if self.at >= self.end:
-            raise self.refuse("it ends in the middle of something")
-        self.at += 1
-        return self.data[self.at - 1]
-
-    def skip(self, size: int) -> None:
-        if size > self.end - self.at:
-            raise self.refuse(f"{size} bytes are stated, and {self.end - self.at} are there")
-        self.at += size
-
-    def part(self, size: int) -> "_Reader":
-        """What follows, as a reader of its own."""
-        begin = self.at
-        self.skip(size)
-        return _Reader(self.data, begin, begin + size)
-
-    def u32(self) -> int:
-        """LEB128 as the specification has it: at most five bytes, and no bit beyond 32."""
-        first = self.byte()
-        if first < 0x80:
-            return first
-        found, shift = first & 0x7F, 7
-        while True:
-            byte = self.byte()
-            if shift == 28 and byte > 0x0F:
-                raise self.refuse("a number of more than 32 bits")
-            found |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return found
-            shift += 7
-
-    def signed(self, bits: int) -> int:
-        """Signed LEB128: the last byte's unused bits repeat its sign."""
-        found = shift = 0
-        while True:
-            byte = self.byte()
-            found |= (byte & 0x7F) << shift
-            left = bits - shift
-            if left < 7:
-                above = (byte & 0x7F) >> (left - 1)
-                if byte >= 0x80 or above not in (0, (1 << (8 - left)) - 1):
-                    raise self.refuse(f"a number of more than {bits} bits")
-            shift += 7
-            if byte < 0x80:
-                return found - (1 << shift) if byte & 0x40 else found
-
-    def name(self) -> str:
-        part = self.part(self.u32())
-        try:
-            return self.data[part.at : part.end].decode()
-        except UnicodeDecodeError as error:
-            raise self.refuse("a name that is not UTF-8") from error
-
-    def count(self, most: int, what: str) -> int:
-        """How many follow. Each takes a byte at least, so a count is believed only that far."""
-        found = self.u32()
-        if found > most:
-            raise self.refuse(f"{found} {what}, {most} are the most")
-        if found > self.end - self.at:
-            raise self.refuse(f"{found} {what} in {self.end - self.at} bytes")
-        return found
-
-    def done(self, what: str) -> None:
-        if self.at != self.end:
-            raise self.refuse(f"{self.end - self.at} bytes too many in {what}")
+    try:
+        return _Inspection(module, limits).run()
+    except ShapeError as error:
+        raise ModuleRefusedError(error.message) from None
 
 
 class _Inspection:
@@ -195,7 +120,7 @@ class _Inspection:
         self._customs = 0
 
     def run(self) -> Inspected:
-        reader = _Reader(self._module, len(MAGIC), len(self._module))
+        reader = Reader(self._module, len(MAGIC), len(self._module))
         last = 0
         while reader.at < reader.end:
             number = reader.byte()
@@ -236,13 +161,13 @@ class _Inspection:
             data=self._data,
         )
 
-    def _custom(self, section: _Reader) -> None:
+    def _custom(self, section: Reader) -> None:
         self._customs += 1
         if self._customs > self._limits.customs:
             raise section.refuse(f"more than {self._limits.customs} custom sections")
         section.name()
 
-    def _type_section(self, section: _Reader) -> None:
+    def _type_section(self, section: Reader) -> None:
         for _ in range(section.count(self._limits.types, "types")):
             if section.byte() != 0x60:
                 raise section.refuse("a type that is not a function's")
@@ -250,20 +175,20 @@ class _Inspection:
             gives = self._numbers(section, self._limits.results, "results")
             self._types.append((takes, gives))
 
-    def _numbers(self, section: _Reader, most: int, what: str) -> bytes:
+    def _numbers(self, section: Reader, most: int, what: str) -> bytes:
         part = section.part(section.count(most, what))
         found = part.data[part.at : part.end]
         if not NUMBERS.issuperset(found):
             raise section.refuse(f"{what} that are not numbers: no references, no vectors")
         return found
 
-    def _import_section(self, section: _Reader) -> None:
+    def _import_section(self, section: Reader) -> None:
         if section.count(1, "imports"):
             raise section.refuse(
                 f"it imports {section.name()!r}.{section.name()!r}, and nothing is offered"
             )
 
-    def _function_section(self, section: _Reader) -> None:
+    def _function_section(self, section: Reader) -> None:
         types = len(self._types)
         functions = self._functions
         for _ in range(section.count(self._limits.functions, "functions")):
@@ -272,7 +197,7 @@ class _Inspection:
                 raise section.refuse(f"a function of the unknown type {kind}")
             functions.append(kind)
 
-    def _table_section(self, section: _Reader) -> None:
+    def _table_section(self, section: Reader) -> None:
         self._tables = section.count(1, "tables")
         for _ in range(self._tables):
             if section.byte() != FUNCREF:
@@ -285,7 +210,7 @@ class _Inspection:
                 )
             self._table = least
 
-    def _memory_section(self, section: _Reader) -> None:
+    def _memory_section(self, section: Reader) -> None:
         if section.count(1, "memories") != 1:
             raise section.refuse("a section of memories without one")
         least, most = self._bounds(section, "memory")
@@ -297,7 +222,7 @@ class _Inspection:
             )
         self._memory = least, most
 
-    def _bounds(self, section: _Reader, what: str) -> tuple[int, int | None]:
+    def _bounds(self, section: Reader, what: str) -> tuple[int, int | None]:
         flags = section.byte()
         if flags > 1:
             raise section.refuse(f"a {what} that is shared, of 64 bits or of odd pages")
@@ -307,7 +232,7 @@ class _Inspection:
             raise section.refuse(f"a {what} of at least {least} and at most {most}")
         return least, most
 
-    def _global_section(self, section: _Reader) -> None:
+    def _global_section(self, section: Reader) -> None:
         for _ in range(section.count(self._limits.globals, "globals")):
             kind, changes = section.byte(), section.byte()
             if kind not in NUMBERS or changes > 1:
@@ -315,7 +240,7 @@ class _Inspection:
             self._constant(section)
             self._globals.append((kind, bool(changes)))
 
-    def _constant(self, section: _Reader) -> None:
+    def _constant(self, section: Reader) -> None:
         """An expression that is known before anything runs; its types are the compiler's work."""
         while True:
             operation = section.byte()
@@ -326,7 +251,7 @@ class _Inspection:
                 raise section.refuse(f"operation {operation:#x} in a constant")
             reads(section)
 
-    def _export_section(self, section: _Reader) -> None:
+    def _export_section(self, section: Reader) -> None:
         most = 1 + len(EXPORTS) + len(LINKER_CONSTANTS)
         for _ in range(section.count(most, "exports")):
             name, kind, index = section.name(), section.byte(), section.u32()
@@ -348,10 +273,10 @@ class _Inspection:
             return False
         return EXPORTS.get(name) == self._types[self._functions[index]]
 
-    def _start_section(self, section: _Reader) -> None:
+    def _start_section(self, section: Reader) -> None:
         raise section.refuse("a start function: nothing runs before it is called")
 
-    def _element_section(self, section: _Reader) -> None:
+    def _element_section(self, section: Reader) -> None:
         for _ in range(section.count(self._limits.segments, "element segments")):
             flags = section.u32()
             if flags > 7:
@@ -367,7 +292,7 @@ class _Inspection:
                 elif section.u32() >= len(self._functions):
                     raise section.refuse("an element that is no function")
 
-    def _element_head(self, section: _Reader, flags: int) -> None:
+    def _element_head(self, section: Reader, flags: int) -> None:
         if not flags & 1:  # active: it names a table and a place in it
             table = section.u32() if flags & 2 else 0
             if table >= self._tables:
@@ -378,10 +303,10 @@ class _Inspection:
             if kind != (FUNCREF if flags & 4 else 0):
                 raise section.refuse("elements that are not functions")
 
-    def _data_count_section(self, section: _Reader) -> None:
+    def _data_count_section(self, section: Reader) -> None:
         self._data_count = section.u32()
 
-    def _code_section(self, section: _Reader) -> None:
+    def _code_section(self, section: Reader) -> None:
         self._bodies = section.count(self._limits.functions, "bodies")
         for _ in range(self._bodies):
             size = section.u32()
@@ -392,7 +317,7 @@ class _Inspection:
             self._largest_body = max(self._largest_body, size)
             self._body(section.part(size))
 
-    def _body(self, body: _Reader) -> None:
+    def _body(self, body: Reader) -> None:
         found = 0
         for _ in range(body.count(self._limits.locals, "groups of locals")):
             found += body.u32()
@@ -404,7 +329,7 @@ class _Inspection:
         if body.at >= body.end or body.data[body.end - 1] != 0x0B:
             raise body.refuse("a function without an end")
 
-    def _data_section(self, section: _Reader) -> None:
+    def _data_section(self, section: Reader) -> None:
         self._segments = section.count(self._limits.segments, "data segments")
         for _ in range(self._segments):
             flags = section.u32()
@@ -435,7 +360,7 @@ _NAMES = {
 }
 _ORDER = {number: at for at, number in enumerate((1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 10, 11), 1)}
 
-_SECTIONS: dict[int, Callable[[_Inspection, _Reader], None]] = {
+_SECTIONS: dict[int, Callable[[_Inspection, Reader], None]] = {
     1: _Inspection._type_section,
     2: _Inspection._import_section,
     3: _Inspection._function_section,
@@ -451,17 +376,17 @@ _SECTIONS: dict[int, Callable[[_Inspection, _Reader], None]] = {
 }
 
 
-def _nothing(_: _Reader) -> None:
+def _nothing(_: Reader) -> None:
     """An operation without an operand."""
 
 
-_CONSTANT: dict[int, Callable[[_Reader], object]] = {
+_CONSTANT: dict[int, Callable[[Reader], object]] = {
     0x41: lambda at: at.signed(32),
     0x42: lambda at: at.signed(64),
     0x43: lambda at: at.skip(4),
     0x44: lambda at: at.skip(8),
-    0x23: _Reader.u32,  # global.get
-    0xD2: _Reader.u32,  # ref.func
+    0x23: Reader.u32,  # global.get
+    0xD2: Reader.u32,  # ref.func
     0x6A: _nothing,
     0x6B: _nothing,
     0x6C: _nothing,

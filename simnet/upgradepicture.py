@@ -135,7 +135,7 @@ def _stages(axes: "Axes", timeline: Timeline) -> None:
             words, colour = ENDS[each.event]
             axes.axvline(each.at, color=colour, linewidth=1.2)
             axes.annotate(
-                f" {words}: version {each.version}",
+                f" {words}: version {each.version} " if each.event == "settle" else f" {words} ",
                 (each.at, 62),
                 color=colour,
                 fontsize=8.5,
@@ -186,10 +186,17 @@ def _plain(axes: "Axes") -> None:
     axes.tick_params(length=0)
 
 
+def _named(version: int, *, back: bool) -> str:
+    if not version:
+        return "built in"
+    return f"version {version}: what was before" if back else f"version {version}"
+
+
 def _legend(figure: Figure, timeline: Timeline) -> None:
     versions = sorted({0, *(each.version for each in timeline.answering)})
+    back = {each.version for each in timeline.stages if each.event == "rollback"}
     handles: list[Patch | Line2D] = [
-        Patch(color=colour_of(version), label=f"version {version}" if version else "built in")
+        Patch(color=colour_of(version), label=_named(version, back=version in back))
         for version in versions
     ]
     handles.append(Patch(color="#9fb3c0", alpha=LIGHTER, label="lighter: for a part of the calls"))

@@ -207,9 +207,10 @@ class UpgradesConfig(msgspec.Struct, frozen=True, kw_only=True):
     mode: Annotated[
         UpgradeMode,
         Meta(
-            description="What is ratified runs here (auto), or only after `synapsectl upgrade "
-            "accept` (ask), or never: then the built-in components do all (off). `synapsectl "
-            "upgrade mode` changes this while the daemon runs, and is remembered."
+            description="What is ratified runs here (auto), or only after "
+            "`synapsectl upgrade accept` (ask), or never: then the built-in components do all "
+            "(off). `synapsectl upgrade mode` changes this while the daemon runs, and is "
+            "remembered."
         ),
     ] = "auto"
     allow_weaker_jail: Annotated[

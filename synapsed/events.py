@@ -37,6 +37,7 @@ NOTABLE = frozenset(
         "parameter.changed",
         "peer.banned",
         "proposal.closed",
+        "proposal.examined",
         "proposal.opened",
         "pull.done",
         "pull.failed",

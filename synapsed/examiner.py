@@ -22,6 +22,7 @@ from protocols.cid import cid_text
 from protocols.errands import Examine
 from protocols.errors import MalformedError, SynapseError
 from protocols.manifest import Manifest, ProposalManifest, decode_manifest
+from synapsed import supervise
 from synapsed.control.problems import ArtefactUnavailableError
 from synapsed.models import NotAModelManifestError
 from synapsed.transfer.limits import Room
@@ -85,10 +86,13 @@ class Examiner:
         puller: Puller,
         found: Callable[[bytes, bool], None],
         soundness: Soundness | None = None,
+        tell: supervise.Emit | None = None,
     ) -> None:
-        """`soundness` looks at upgrades; without it they are only fetched."""
+        """`soundness` looks at upgrades; without it they are only fetched. `tell` is told of every
+        verdict, and why it is one."""
         self._puller = puller
         self._soundness = soundness
+        self._tell = tell
         self._found = found
         self._places = trio.CapacityLimiter(AT_ONCE)
         self._asked: deque[Examine] = deque()
@@ -116,24 +120,25 @@ class Examiner:
         budget = Budget()
         for again in range(TRIES):
             async with self._places:
-                holds = await self._holds(question.manifest, budget)
-            if holds is not None or again + 1 == TRIES:
+                error = await self._error(question.manifest, budget)
+            final = error is None or isinstance(error, MalformedError)
+            if final or again + 1 == TRIES:
                 break
             await trio.sleep(AGAIN_S)
         self._under_way -= 1
-        self._found(question.proposal, bool(holds))
+        if self._tell is not None:
+            name, why = cid_text(question.proposal), "" if error is None else error.message
+            self._tell("proposal.examined", proposal=name, holds=error is None, why=why)
+        self._found(question.proposal, error is None)
 
-    async def _holds(self, proposal: ProposalManifest, budget: Budget) -> bool | None:
-        """Whether it can be had; None where another look might tell."""
+    async def _error(self, proposal: ProposalManifest, budget: Budget) -> SynapseError | None:
+        """Why it does not hold; another look might find otherwise, but for a MalformedError."""
         try:
             await self.look(proposal, budget, thorough=True)
-        except MalformedError as error:
-            log.info("a proposal's artefact is not what it should be: %s", error)
-            return False
         except SynapseError as error:
-            log.info("a proposal's artefact cannot be had: %s", error)
-            return None
-        return True
+            log.info("what a proposal is about does not hold: %s", error)
+            return error
+        return None
 
     async def look(
         self, proposal: ProposalManifest, budget: Budget | None = None, *, thorough: bool = False

@@ -53,7 +53,7 @@ from synapsed.shards import Shards
 from synapsed.sources import CatalogSources
 from synapsed.store import Store
 from synapsed.store.errors import disk_errors
-from synapsed.supervise import supervise
+from synapsed.supervise import Emit, supervise
 from synapsed.tally import Tally
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
@@ -247,7 +247,7 @@ def compose(
             jail=jail,
             emit=bus.emit,
         )
-    examiner = _examiner(config, store, puller, ledger)
+    examiner = _examiner(config, store, puller, ledger, bus.emit)
     return Parts(
         loaded=loaded,
         paths=paths,
@@ -281,13 +281,13 @@ def compose(
 
 
 def _examiner(
-    config: Config, store: Store, puller: Puller, ledger: LedgerService | None
+    config: Config, store: Store, puller: Puller, ledger: LedgerService | None, tell: Emit
 ) -> Examiner:
     if ledger is None:
         return Examiner(puller, _nobody)
     check = partial(check_apart, allow_weaker=config.upgrades.allow_weaker_jail)
     soundness = Soundness(store, puller, lambda: ledger.ledger, check)
-    return Examiner(puller, ledger.examined, soundness)
+    return Examiner(puller, ledger.examined, soundness, tell)
 
 
 def _counters(

@@ -382,21 +382,19 @@ async def _thread(work: Callable[..., T], *arguments: object) -> T:
 def _former(here: SlotState, number: int | None) -> Version:
     """The version to go back to. UnknownError, ConflictError."""
     known = (REFERENCE, *here.former)
-    if here.current.native and number is None and len(known) == 1:
-        raise ConflictError(
-            f"{here.slot} runs its native reference, and nothing was in force before",
-            remedy="`synapsectl upgrade status` shows what is in force",
-        )
-    if number is None:
-        return known[-1]
-    found = [each for each in known if each.number == number]
-    if not found:
+    named = [each for each in known if number in (None, each.number)]
+    if not named:
+        numbers = ", ".join(sorted({str(each.number) for each in known}))
         raise UnknownError(
             f"{here.slot} was never, or not lately, at version {number}",
-            remedy=f"--to one of {', '.join(str(each.number) for each in known)}; "
-            "0 is the native reference",
+            remedy=f"--to one of {numbers}; 0 is the native reference",
         )
-    return found[-1]
+    if named[-1].module == here.current.module:
+        raise ConflictError(
+            f"{name_of(named[-1])} of {here.slot} is what is in force",
+            remedy="`synapsectl upgrade status` shows what was in force before",
+        )
+    return named[-1]
 
 
 def _check_record(manifest: UpgradeManifest, change: UpgradeChange) -> None:

@@ -87,8 +87,8 @@ class Attacks:
         world = self.world
         for step in (
             Start(who="all"),
-            Import(who=2, model="base"),
-            Adapters(who=2, model="base", ranks=RANKS),
+            Import(who=3, model="base"),
+            Adapters(who=3, model="base", ranks=RANKS),
         ):
             await perform(step, world)
         for check in (Met(peers=3), LedgersAgree(index=3)):

@@ -67,6 +67,16 @@ class NodeUpgrading(Upgrading):
         return await self._node.proposal(cid)
 
 
+class Near(Elsewhere):
+    """Who asks for what it has, has it."""
+
+    paused = False
+
+    async def pull(self, cid: bytes, **more: Any) -> None:
+        if not self.store.has_block(cid):
+            await super().pull(cid, **more)
+
+
 class Catalog:
     """What of upgrades is announced."""
 
@@ -104,8 +114,7 @@ class MemoryUpgrades:
         """Once the node has all else."""
         node = cast(Any, self)
         ledger, emit = NodeLedger(node), node.bus.emit
-        node.elsewhere = elsewhere = Elsewhere(node.store, node.folder)
-        elsewhere.paused = False
+        node.elsewhere = elsewhere = Near(node.store, node.folder)
         node.jail = jail = Jail(node.folder / "jail", emit, allow_weaker=True)
         board = Board(SLOTS, emit)
         board.jail = jail

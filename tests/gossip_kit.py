@@ -11,6 +11,7 @@ from protocols.announcement import (
     KernelBody,
     ProposalBody,
     ShardBody,
+    UpgradeBody,
     compose,
     seal_announcement,
 )
@@ -68,6 +69,7 @@ def bodies() -> list[Body]:
         KernelBody(
             kernel=cid("k"), operation="swiglu", architecture="x86-64-v3", benchmark=claim, size=9
         ),
+        UpgradeBody(upgrade=cid("u"), slot="eviction", size=20_000),
         ProposalBody(proposal=cid("p"), title="Raise R to 4"),
     ]
 

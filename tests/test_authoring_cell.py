@@ -2,7 +2,9 @@
 
 import os
 import socket
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,19 @@ async def test_the_namespace_alone_keeps_the_network_away(tmp_path, monkeypatch)
             await apart.run(PYTHON, [text], _work(tmp_path))
 
 
+async def test_without_namespaces_the_other_layers_hold(tmp_path, monkeypatch):
+    """Some systems have them switched off."""
+    _without(monkeypatch, tmp_path, "_can_leave")
+    for command, refused in (
+        ("import socket; socket.socket()", "PermissionError"),
+        ("open('/etc/passwd')", "PermissionError"),
+        (f"import os; os.kill({os.getpid()}, 0)", "PermissionError"),
+    ):
+        with pytest.raises(BuildFailedError, match=refused):
+            await apart.run(PYTHON, [command], _work(tmp_path))
+    assert await apart.run(PYTHON, ["print('fine')"], _work(tmp_path)) == "fine"
+
+
 async def test_a_kernel_without_landlock_is_refused_unless_it_is_accepted(tmp_path, monkeypatch):
     _without(monkeypatch, tmp_path, "_keep_only")
     with pytest.raises(WeakCellError, match="Landlock"):
@@ -90,11 +105,7 @@ async def test_it_is_ended_with_all_that_it_started(tmp_path):
     mark = f"31{os.getpid()}"
     with pytest.raises(BuildLimitError, match="took more than"):
         await apart.run(SHELL, [f"setsid sleep {mark} & sleep {mark}"], work, patience=0.7)
-    for _ in range(100):
-        if not _running(mark):
-            return
-        await trio.sleep(0.02)
-    raise AssertionError("something of the build is still running")
+    await _gone(mark)
 
 
 async def test_the_folder_is_bounded(tmp_path, monkeypatch):
@@ -108,7 +119,21 @@ async def test_cancelling_ends_it(tmp_path):
     with trio.move_on_after(0.5) as scope:
         await apart.run(SHELL, [f"sleep {mark}"], _work(tmp_path))
     assert scope.cancelled_caught
-    assert not _running(mark)
+    await _gone(mark)
+
+
+async def test_it_is_started_by_the_thread_that_stays(tmp_path, monkeypatch):
+    """A child dies with the thread that started it: trio's own end when they have had no work."""
+    starters = []
+    real = subprocess.Popen.__init__
+
+    def noted(self: object, *args: object, **more: object) -> None:
+        starters.append(threading.current_thread())
+        real(self, *args, **more)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", noted)
+    await apart.run(SHELL, ["true"], _work(tmp_path))
+    assert starters == [threading.main_thread()]
 
 
 def test_calls_are_refused_by_the_numbers_of_this_machine():
@@ -128,6 +153,13 @@ def _work(tmp_path: Path) -> Path:
     return work
 
 
+async def _gone(mark: str) -> None:
+    """It dies with its namespace, a moment after the process that we wait for."""
+    with trio.fail_after(5):
+        while _running(mark):
+            await trio.sleep(0.02)
+
+
 def _running(mark: str) -> bool:
     for entry in Path("/proc").iterdir():
         try:
@@ -145,9 +177,9 @@ def _without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layer: str) -> Non
         "import sys\nfrom synapsed.authoring import cell\n"
         f"cell.{layer} = lambda *_: False\ncell.main()\n"
     )
-    real = trio.lowlevel.open_process
+    real = apart.Child
 
-    async def opened(command: list[str], **more: object) -> trio.Process:
-        return await real([command[0], "-I", str(script), command[-1]], **more)
+    def started(command: list[str], *fds: int) -> apart.Child:
+        return real([command[0], "-I", str(script), command[-1]], *fds)
 
-    monkeypatch.setattr(trio.lowlevel, "open_process", opened)
+    monkeypatch.setattr(apart, "Child", started)

@@ -30,14 +30,14 @@ async def jail(tmp_path):
         yield jail
 
 
-async def base(jail: Jail) -> bytes:
+async def base(jail: Jail, slot: str = "peer_scoring") -> bytes:
     """The example in WAT."""
-    return await jail.wat(WAT.read_bytes())
+    return await jail.wat((WAT.parent / f"{slot}.wat").read_bytes())
 
 
-async def grafted(jail: Jail, body: str) -> bytes:
+async def grafted(jail: Jail, body: str, slot: str = "peer_scoring") -> bytes:
     """The example with something around its `run`."""
-    return await graft.graft(await base(jail), f"{LOCALS} {body}", jail)
+    return await graft.graft(await base(jail, slot), f"{LOCALS} {body}", jail)
 
 
 def codes(checked: Checked) -> set[str]:
@@ -77,11 +77,13 @@ async def test_harmless_habits_pass(jail, name, way):
 # -- what does not ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "way"), WRONG_WAYS)
-async def test_wrong_on_one_row_in_ten_thousand_is_found(jail, name, way):
+@pytest.mark.parametrize(("slot", "way"), list(zip(SLOTS, WRONG_WAYS, strict=True)))
+async def test_wrong_on_one_row_in_ten_thousand_is_found(jail, slot, way):
     """Wherever it is, with the rows that a verdict takes and a seed that nobody chose."""
-    module = await grafted(jail, f"{CALL} {way(SLOT, Draw(name.encode()))} {DONE}")
-    found = await check(question(module, rows=200_000, seed="", hasty=True), jail)
+    name, body = way
+    wrong = f"{CALL} {body(SLOTS[slot], Draw(name.encode()))} {DONE}"
+    module = await grafted(jail, wrong, slot)
+    found = await check(question(module, slot, rows=200_000, seed="", hasty=True), jail)
     assert codes(found) & {"wrong", "remembers"}
     assert not found.sound
     assert "batch" in found.findings[0].text
@@ -123,15 +125,30 @@ async def test_a_row_that_is_left_as_it_was_is_found(jail):
 
 
 async def test_a_module_that_tires_is_found(jail):
-    """Right in nine hundred calls, and wrong in the next."""
+    """Right in three hundred calls, and wrong in the next."""
     wrong = f"(if (local.get $rows) (then (i64.store {cell(SLOT, KEEP)} (i64.const 5))))"
     body = f"""
     (global.set $state (i32.add (global.get $state) (i32.const 1)))
     {CALL} {graft.rows(SLOT)}
-    (if (i32.gt_u (global.get $state) (i32.const 900)) (then {wrong}))
+    (if (i32.gt_u (global.get $state) (i32.const 300)) (then {wrong}))
     {DONE}"""
-    found = await check(question(await grafted(jail, body), rows=100_000), jail)
+    found = await check(question(await grafted(jail, body), rows=20_000), jail)
     assert "remembers" in codes(found)
+
+
+async def test_a_module_that_grows_slow_is_found(jail):
+    """Each call costs a little more than the one before."""
+    body = f"""
+    (global.set $state (i32.add (global.get $state) (i32.const 1)))
+    (local.set $left (global.get $state))
+    (block $out
+      (loop $burning
+        (br_if $out (i32.eqz (local.get $left)))
+        (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+        (br $burning)))
+    {CALL} {DONE}"""
+    found = await check(question(await grafted(jail, body), rows=20_000), jail)
+    assert codes(found) == {"tires"}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +226,7 @@ def test_a_change_is_declared_by_the_evidence():
 
 async def test_the_same_seed_finds_the_same_and_another_one_is_drawn_each_time(jail, tmp_path):
     body = f"{CALL} {WRONG_WAYS[0][1](SLOT, Draw(b'1'))} {DONE}"
-    asked = question(await grafted(jail, body), rows=60_000)
+    asked = question(await grafted(jail, body), rows=20_000)
     found = []
     for name in ("one", "two"):
         async with a_jail(tmp_path / name) as other:
@@ -267,13 +284,32 @@ async def test_recorded_batches_are_replayed(jail, tmp_path):
         await check(msgspec.structs.replace(asked, recorded=str(tmp_path)), jail)
 
 
-def test_what_is_shipped_comes_back():
+@pytest.mark.parametrize("name", SLOTS)
+def test_what_is_shipped_is_of_this_version(name):
+    """Where a slot changes: run daemons that use it, and make the files anew as recorded.py says.
+    For one slot there is none: a daemon that needs room is rare."""
+    slot, seen = SLOTS[name], 0
+    for where, batch in recorded.shipped(slot):
+        for table in slot.tables:
+            for column in table.columns:
+                values = batch.column(table.name, column.name).tolist()
+                assert values == [column.clamp(value) for value in values], where
+        seen += 1
+    assert seen >= 30 or name == "eviction"
+
+
+def test_what_is_packed_is_bounded_and_comes_back():
     batches = [SLOT.generate(Draw(bytes([at])), at) for at in (3, 0, 7)]
-    found = [
-        Batch(SLOT, memoryview(bytearray(block)))
-        for block in recorded.unpack(recorded.pack(batches))
-    ]
+    found = [Batch(SLOT, memoryview(bytearray(block))) for block in _packed(batches * 2)]
     assert [batch.rows[0] for batch in found] == [0, 3, 7]
+    many = [SLOT.generate(Draw(bytes([at])), 10 + at) for at in range(64)]
+    sizes = [len(block) for block in _packed(many)]
+    assert sum(sizes) < recorded.MAX_PACKED < sum(batch.block.nbytes for batch in many)
+    assert sizes[-1] == max(batch.block.nbytes for batch in many)
+
+
+def _packed(batches: list[Batch]) -> list[bytes]:
+    return list(recorded.unpack(recorded.pack(batches)))
 
 
 # -- time ------------------------------------------------------------------------------------

@@ -57,6 +57,6 @@ def test_usage() -> None:
 
 @pytest.mark.parametrize("name", bench.NAMES)
 def test_every_bench_states_what_it_must_reach(name: str) -> None:
-    module = importlib.import_module(f"tests.bench.{name}")
+    module = importlib.import_module(f"tests.bench.{name.replace('-', '_')}")
     assert callable(module.measure)
     bench.reached({"fields": dict.fromkeys(module.REACH, 0), "reach": module.REACH})

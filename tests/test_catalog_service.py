@@ -90,10 +90,10 @@ async def test_what_one_says_all_know_by_gossip() -> None:
             left.net.connect(right.net)
         for body in bodies():
             them[0].service.announce(body)
-        await until(lambda: all(len(one.catalog) == 4 for one in them))
+        await until(lambda: all(len(one.catalog) == len(bodies()) for one in them))
         assert all(one.catalog.ids() == them[0].catalog.ids() for one in them)
-        assert all(len(one.table) == 4 for one in them)
-        assert them[4].bus.counts["announcement.accepted"] == 4
+        assert all(len(one.table) == len(bodies()) for one in them)
+        assert them[4].bus.counts["announcement.accepted"] == len(bodies())
         (holding,) = them[4].catalog.holders(cid("model"))
         assert holding.peer == them[0].identity.peer_id
         them[0].service.withdraw("adapter", bodies()[1].subject)

@@ -26,7 +26,7 @@ from tests.control_fixtures import (  # noqa: F401
 )
 from tests.control_node import FRIEND, write_model
 
-PROSE = {"was", "is", "lists", "drives"}
+PROSE = {"was", "is", "lists", "drives", "made"}
 """What follows the word synapsectl in prose, where no command is meant."""
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -42,6 +42,12 @@ IN_TEST_CLI_LEDGER = {
     *(("human", name) for name in ("new", "show", "sign")),
 }
 """Commands that test_cli_ledger.py runs."""
+
+IN_TEST_CLI_UPGRADE = {
+    *(("upgrade", name) for name in ("slots", "new", "build", "check", "propose", "ls", "show")),
+    *(("upgrade", name) for name in ("status", "mode", "accept", "refuse", "rollback", "replay")),
+}
+"""Commands that test_cli_upgrade.py runs."""
 
 
 class Metric(msgspec.Struct):
@@ -127,7 +133,7 @@ def test_no_command_is_forgotten():
         arguments[:2] if arguments[0] in ("model", "job", "config") else arguments[:1]
         for arguments in READS
     }
-    below |= IN_TEST_CLI_LEDGER
+    below |= IN_TEST_CLI_LEDGER | IN_TEST_CLI_UPGRADE
     import typer.main
 
     found = set()

@@ -131,7 +131,8 @@ def test_a_check_finds_what_is_wrong_and_whether_the_source_makes_it(built, tmp_
     folder = built["1"]
     few = ("--rows", "2000", "--seed", "a seed")
     ran = run_cli("upgrade", "check", str(folder), *few, "--json")
-    found = same_shape(ran, Checked)
+    found = msgspec.convert(ran.json, Checked)
+    assert (ran.json["passed"], ran.json["sound"]) == (False, False)
     assert (ran.code, found.seed, found.slot) == (1, "a seed", SLOT)
     assert found.disagreements > 1000
     plain = run_cli("upgrade", "check", str(folder / "module.wasm"), *few, "--slot", SLOT)
@@ -284,7 +285,7 @@ async def test_a_rollout_is_followed_from_the_shadow_to_being_in_force_and_undon
     assert (found.upgrade.state, found.upgrade.reason) == ("rolled-back", "worse")
     assert (await status(daemon)).current.module == (await shown(daemon, cid)).record.module
     over = await daemon.run("upgrade", "accept", second, "--json")
-    assert (over.code, over.json["error"]) == (5, "not-open")
+    assert (over.code, over.json["error"]) == (1, "not-open")
 
     back = await daemon.run("upgrade", "rollback", SLOT, "--json")
     third = same_shape(back, ledgermodels.Submitted).subject
@@ -305,7 +306,8 @@ async def test_a_rollout_is_followed_from_the_shadow_to_being_in_force_and_undon
     assert [each.permille for each in found.stages] == [0, 100]
     assert (found.stages[1].high, found.upgrade.reason) == (-0.3, "worse")
     assert (await shown(daemon, cid)).upgrade.state == "replaced"
-    to = await daemon.run("upgrade", "rollback", SLOT, "--to", "1", "--json")
+    to = await daemon.run("upgrade", "rollback", SLOT, "--to", "3", "--json")
+    assert to.code == 0, to
     assert (await shown(daemon, to.json["subject"])).record.module == found.record.previous
 
 
@@ -355,7 +357,7 @@ async def test_refusals_say_what_to_do(daemon, built):
     question = question.json["subject"]
     first = await propose(daemon, built["1"])
     twice = await daemon.run("upgrade", "propose", str(built["1"]), *WORDS, "--json")
-    assert (twice.code, twice.json["error"]) == (5, "replayed")
+    assert (twice.code, twice.json["error"]) == (1, "replayed")
     pinned = {pin.cid for pin in daemon.node.store.pins() if pin.reason == "published"}
     assert parse_cid((await shown(daemon, first)).record.manifest) in pinned
     withdrawn = daemon.node.upgrade_catalog.withdrawn
@@ -391,7 +393,7 @@ async def test_what_is_not_here_is_fetched_or_missed_by_name(daemon, built):
     missing = await daemon.run("upgrade", "show", cid)
     assert "warn its manifest is not here: nobody has it" in missing.out
     found = await daemon.run("upgrade", "show", cid, "--source", "--json")
-    assert found.json["manifest_why_not"] == "nobody has it"
+    assert found.json["manifest_why_not"].startswith("nobody has it")
     source = await daemon.run("upgrade", "show", cid, "--source")
     assert (source.code, "nobody has it" in source.err) == (1, True)
     away.clear()

@@ -27,8 +27,11 @@ enabled = false
 # Half of the ids are ones that are here.
 [dictionaries.cids]
 values = {cids}
+[dictionaries.slots]
+values = ["eviction", "peer_scoring"]
 [parameters]
 "path.cid" = {{ dictionary = "cids", probability = 0.5 }}
+"path.slot" = {{ dictionary = "slots", probability = 0.8 }}
 
 # A multiaddr has no regular expression.
 [[operations]]
@@ -39,6 +42,21 @@ enabled = false
 # JSON Schema calls 5.0 an integer, and we do not.
 [[operations]]
 include-path = "/v1/limits"
+[operations.checks.positive_data_acceptance]
+enabled = false
+
+[[operations]]
+include-path = "/v1/upgrades"
+[operations.checks.positive_data_acceptance]
+enabled = false
+
+[[operations]]
+include-path = "/v1/upgrades/slots/{{slot}}/rollback"
+[operations.checks.positive_data_acceptance]
+enabled = false
+
+[[operations]]
+include-path = "/v1/upgrades/slots/{{slot}}/replay"
 [operations.checks.positive_data_acceptance]
 enabled = false
 

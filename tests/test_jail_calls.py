@@ -1,7 +1,10 @@
 """Calls through the jail: what comes back, what a hostile module costs, and what it cannot
 change."""
 
+import errno
 import gc
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from synapsed.jail import arena, compiling, worker
 from synapsed.jail import jail as jail_module
 from synapsed.jail.errors import (
     JailDiedError,
+    JailError,
     JailRestingError,
     JailSlowError,
     ModuleTrapError,
@@ -219,6 +223,16 @@ async def test_a_death_between_calls_is_no_modules_fault(tmp_path: Path) -> None
         assert told.names() == ["jail.started", "jail.started"]
 
 
+async def test_what_is_sent_to_the_whole_service_ends_no_worker(tmp_path: Path) -> None:
+    with jailed(tmp_path) as (jail, told):
+        good = await compiled(jail, ADDER)
+        await jail.call(good, toy(1, jail), TOY.limits)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(told[0][1]["pid"], number)
+        await jail.call(good, toy(1, jail), TOY.limits)
+        assert told.names() == ["jail.started"]
+
+
 async def test_a_compiler_without_processor_time_gives_no_verdict(
     jail: Jail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,3 +372,24 @@ async def test_a_jail_that_is_closed_under_a_call_tells_its_caller(tmp_path: Pat
                 await trio.sleep(0.01)
             await trio.sleep(0.05)
             jail.close()
+
+
+async def test_without_descriptors_there_is_an_error_and_nobody_left_behind(
+    jail: Jail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = await compiled(jail, ADDER)
+
+    def full(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pidfd_open", full)
+        with pytest.raises(JailError, match="Too many"):
+            await jail.call(module, toy(1, jail), TOY.limits)
+        with pytest.raises(JailError, match="Too many"):
+            await compiled(jail, SPINNING)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert len(os.listdir("/proc/self/fd")) == before
+    await jail.call(module, toy(1, jail), TOY.limits)

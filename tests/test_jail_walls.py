@@ -160,6 +160,30 @@ def _verdict(program: bytes, architecture: int, number: int, fourth: int = 0x22)
             return int(value)
 
 
+FEW_ADDRESSES = """
+import resource, sys, trio
+from pathlib import Path
+from protocols.wasm_module import ModuleLimits
+from synapsed.jail.errors import JailDiedError
+from tests import jail_kit
+async def main():
+    with jail_kit.jailed(Path(sys.argv[1])) as (jail, told):
+        module = await jail.compile(jail_kit.ADDER, ModuleLimits())
+        try:
+            await jail.call(module, jail_kit.toy(1, jail), jail_kit.TOY.limits)
+        except JailDiedError as error:
+            print(error.module, error)
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+trio.run(main)
+"""
+
+
+def test_where_the_owner_allows_too_few_addresses_no_module_is_blamed(tmp_path: Path) -> None:
+    said = subprocess.check_output([sys.executable, "-c", FEW_ADDRESSES, str(tmp_path)], text=True)
+    assert said.startswith("None")
+    assert "ulimit -v" in said
+
+
 NODE = """
 import sys, trio
 from pathlib import Path

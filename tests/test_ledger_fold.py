@@ -90,8 +90,9 @@ def _step(book: Book, what: str, who: Person, number: int) -> None:
     elif what == "upgrade":
         cid = book.propose(who, upgrade(book, f"{number}"), title=f"{state.head.index}")
         book.vote(cid, dict.fromkeys(MEMBERS, YES))
-        for member in MEMBERS[:3]:
-            book.submit(member, Verdict(proposal=cid, claim="sound", holds=True))
+        seated = {person.identity: person for person in PEOPLE}
+        for seat in state.council.seats[: state.open[cid].terms.verdicts]:
+            book.submit(seated[seat.identity], Verdict(proposal=cid, claim="sound", holds=True))
     elif what == "report" and state.slot(SLOT).rollout is not None:
         status = ("failed", "refused", "ready", "ready", "ready")[number % 5]
         book.submit(who, report(book, status=status))

@@ -26,6 +26,8 @@ from protocols.manifest import (
     PickleRefusedError,
     ProposalManifest,
     TensorRef,
+    Tool,
+    UpgradeManifest,
     WrongBaseError,
     check_base,
     check_path,
@@ -79,7 +81,23 @@ KERNEL = KernelManifest(
 PROPOSAL = ProposalManifest(
     title="Adopt it", description="because", author=AUTHOR, depends_on=(CID,)
 )
-EVERY: tuple[Manifest, ...] = (MODEL, EXPERT, ADAPTER, KERNEL, PROPOSAL)
+MODULE = FileRef(path="eviction.wasm", size=3_000, root=b"w" * 32, layout="flat")
+SOURCE = FileRef(path="eviction.rs", size=2_000, root=b"q" * 32, layout="flat")
+UPGRADE = UpgradeManifest(
+    slot="eviction",
+    abi=1,
+    description="Rarest last.\nAs measured for a week.",
+    module=MODULE,
+    module_hash=b"h" * 32,
+    source=SOURCE,
+    source_hash=b"g" * 32,
+    language="rust",
+    tools=(Tool(name="rustc", version="rustc 1.63.0"),),
+    evidence=(Benchmark(metric="fuel", unit="%", workload="recorded", value=-12, baseline=0),),
+    author=AUTHOR,
+    depends_on=(),
+)
+EVERY: tuple[Manifest, ...] = (MODEL, EXPERT, ADAPTER, KERNEL, UPGRADE, PROPOSAL)
 
 
 def _change(manifest: Manifest, **fields: object) -> bytes:
@@ -136,9 +154,12 @@ def test_links_and_files() -> None:
         (CID,),
         (CID, OTHER),
         (),
+        (),
         (CID,),
     ]
-    assert [files(manifest) for manifest in EVERY] == [(FLAT, FILE), (), (FILE,), (FLAT,), ()]
+    assert [files(manifest) for manifest in EVERY] == [
+        (FLAT, FILE), (), (FILE,), (FLAT,), (MODULE, SOURCE), (),
+    ]  # fmt: skip
 
 
 def test_an_adapter_fits_its_base_only() -> None:
@@ -313,6 +334,36 @@ def _claim(**fields: object) -> dict[str, object]:
 def test_kernels_that_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(MalformedError):
         decode_manifest(_change(KERNEL, **fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"slot": "../eviction"},
+        {"abi": 0},
+        {"module": _file("eviction.wasm", size=0)},
+        {"module": _file("eviction.wasm", size=(1 << 20) + 1)},
+        {"module": _file("eviction.wasm", layout="safetensors")},
+        {"module": _file("eviction.rs")},
+        {"source": _file("eviction.rs", size=0)},
+        {"source": _file("eviction.rs", size=(4 << 20) + 1)},
+        {"source": _file("../eviction.rs")},
+        {"module_hash": bytes(31)},
+        {"source_hash": ""},
+        {"language": "Rust"},
+        {"tools": [{"name": "b", "version": "1"}, {"name": "a", "version": "1"}]},
+        {"tools": [{"name": "a", "version": "1"}] * 2},
+        {"tools": [{"name": "a", "version": "\x1b[2J"}]},
+        {"tools": [{"name": f"{n:02}", "version": "1"} for n in range(17)]},
+        {"evidence": [_claim(), _claim(value=2)]},
+        {"author": AUTHOR[:-1]},
+        {"depends_on": [CID, CID]},
+    ],
+    ids=str,
+)
+def test_upgrades_that_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(MalformedError):
+        decode_manifest(_change(UPGRADE, **fields))
 
 
 def test_contradictions_have_their_own_error() -> None:

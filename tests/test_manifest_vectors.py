@@ -16,7 +16,7 @@ import pytest
 from protocols.cid import cid_of, cid_text
 from protocols.errors import SynapseError
 from protocols.manifest import decode_manifest, encode_manifest
-from tests.test_manifest_rules import ADAPTER, EVERY, MODEL, _change, _file
+from tests.test_manifest_rules import ADAPTER, EVERY, MODEL, UPGRADE, _change, _file
 
 PATH = Path(__file__).parent / "vectors" / "manifests.json"
 LINK = bytes.fromhex("01711220")
@@ -99,7 +99,7 @@ def test_vectors_that_are_refused(vector: dict[str, Any]) -> None:
 
 def test_there_is_a_vector_of_each_kind() -> None:
     kinds = {vector["value"]["kind"] for vector in VECTORS["good"]}
-    assert kinds == {"model", "expert", "adapter", "kernel", "proposal"}
+    assert kinds == {"model", "expert", "adapter", "kernel", "upgrade", "proposal"}
     assert len(VECTORS["refused"]) >= 6
 
 
@@ -112,6 +112,7 @@ def _refused() -> dict[str, bytes]:
         "an unknown field": _change(MODEL, more=1),
         "an unknown kind": _change(MODEL, kind="dataset"),
         "a pattern for a module": _change(ADAPTER, target_modules=[".*"]),
+        "a module of two megabytes": _change(UPGRADE, module=_file("m.wasm", size=1 << 21)),
         "an absurd rank": _change(ADAPTER, rank=200_000),
         "a longer length than needed": b"\xb8\x05" + model[1:],
         "bytes behind the end": model + b"\0",

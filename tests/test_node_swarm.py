@@ -15,13 +15,15 @@ from typing import TypeVar
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner
 
 from simnet.models import make_model
 from synapsed import keys, paths
+from synapsed.cli import main as cli
 from synapsed.config import MIN_QUOTA
 from synapsed.control import models
 from synapsed.control.client import Client, DaemonError
-from tests.store_kit import same_folders
+from tests.store_kit import safetensors, same_folders
 
 MIB = 1 << 20
 SIZE = 12 * MIB
@@ -362,6 +364,46 @@ def test_a_copy_for_others_gives_way_to_the_owners_import(swarm: Swarm, tmp_path
         holder.pull(copied)
     assert caught.value.problem.error == "quota-exceeded"
     assert holder.model(own).model.complete
+
+
+def test_adapters_are_listed_by_how_well_they_suit(swarm: Swarm, tmp_path: Path) -> None:
+    """The same two adapters in another order on a daemon that has the other base model."""
+    origin = swarm.start(**ALONE)
+    others = [swarm.start(origin, **ALONE) for _ in range(2)]
+    bases = []
+    for number in range(2):
+        make_model(tmp_path / f"base{number}", MIB, seed=10 + number)
+        bases.append(origin.load(tmp_path / f"base{number}", f"base{number}"))
+        path = tmp_path / f"lora{number}.safetensors"
+        path.write_bytes(safetensors({"lora": 4096}, seed=number))
+        draft = models.AdapterDraft(
+            name=f"lora{number}",
+            base=bases[number],
+            rank=8,
+            alpha=16.0,
+            target_modules=["q_proj"],
+            file=str(path),
+        )
+        origin.client.call("POST", "/v1/announcements", models.AnnouncementInfo, draft)
+    for number, other in enumerate(others):
+        other.pull(bases[number])
+
+        def listed(daemon: Daemon = other) -> list[models.AnnouncementInfo]:
+            known = daemon.client.call(
+                "GET", "/v1/announcements", models.Announcements, None, kind="adapter"
+            )
+            return known.announcements if len(known.announcements) == 2 else []
+
+        best, worst = until(listed)
+        assert (best.body["name"], worst.body["name"]) == (f"lora{number}", f"lora{1 - number}")
+        assert best.score is not None
+        assert worst.score is not None
+        assert best.score > worst.score
+        shown = CliRunner().invoke(
+            cli.app, ["--home", str(other.home), "announcements", "--kind", "adapter"]
+        )
+        assert shown.exit_code == 0, shown.output
+        assert shown.output.index(f"{best.score} ") < shown.output.index(f"{worst.score} ")
 
 
 def test_another_network_is_never_let_in(swarm: Swarm, folder: Path) -> None:

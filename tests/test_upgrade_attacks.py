@@ -66,7 +66,7 @@ async def fast_forward(attacks: Attacks) -> list[str]:
 
 async def freeze(attacks: Attacks) -> tuple[str, tuple[str, str]]:
     """A record that has expired, and one that expires after the vote and before its time."""
-    now = (await attacks.record()).expires - 3_600_000
+    now = (await attacks.back_to_native()).expires - 3_600_000
     with pytest.raises(DaemonError) as caught:
         await attacks.forge(THIEF, await attacks.back_to_native(expires=now - 1))
     soon = now + int(WINDOW_S * 1000) + 700

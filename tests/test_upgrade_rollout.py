@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocols.changes import NATIVE
-from protocols.codec import decode_plain, encode
+from protocols.codec import decode, decode_plain, encode
 from protocols.entries import (
     GuiltProof,
     Report,
@@ -40,6 +40,7 @@ from protocols.rollout import (
     MAX_OTHERS,
     MAX_REPORTS,
     REFERENCE,
+    filed,
     is_heard,
     place,
     report_of,
@@ -592,3 +593,31 @@ def test_places_are_63_bits_and_differ() -> None:
     found = [place(b"beacon", b"proposal", digest(f"{n}")) for n in range(1_000)]
     assert len(set(found)) == 1_000
     assert max(found) < 1 << 63
+
+
+COUNT = st.integers(0, (1 << 53) - 1)
+REPORTS = st.builds(
+    Report,
+    proposal=st.binary(min_size=32, max_size=32).map(lambda tail: b"\x01\x71\x12\x20" + tail),
+    stage=st.sampled_from([100, 500, 1000]),
+    status=st.sampled_from(["measured", "failed", "refused"]),
+    pairs=COUNT,
+    gain=st.integers(-1_000_000_000, 1_000_000_000),
+    calls=st.just((1 << 53) - 1),
+    traps=COUNT,
+    disagreements=COUNT,
+    fuel=COUNT,
+)
+
+
+@given(REPORTS)
+def test_every_report_comes_back_from_its_bytes(said: Report) -> None:
+    data = encode(said)
+    assert decode(data, Report) == said
+    assert encode(decode(data, Report)) == data
+    kept = filed(said, 1)
+    assert (kept.gain, kept.pairs, kept.bad) == (
+        said.gain,
+        said.pairs,
+        said.status == "failed" or said.traps > 0,
+    )

@@ -13,14 +13,16 @@ from protocols.slot_abi import Batch
 from synapsed.jail import layers
 from synapsed.jail.errors import JailDiedError, JailRestingError, ModuleTrapError
 from synapsed.store.errors import DiskFullError
+from synapsed.transfer.sources import FixedSources, Source
 from synapsed.upgrades import modules, proving, reports
+from synapsed.upgrades.holders import Holders
 from synapsed.upgrades.measure import Side, Trial
 from synapsed.upgrades.recorder import MAX_FILES, DamagedRecordingError, Recorder
 from synapsed.upgrades.shadow import MAX_WAITING
 from synapsed.upgrades.strikes import FORGIVEN, Strikes, weight
 from synapsed.upgrades.trials import Trials
 from tests.store_kit import Events
-from tests.upgrade_book import change
+from tests.upgrade_book import change, network
 from tests.upgrades_kit import EVICTION, constant, desk, reference_answer
 
 SLOT = "eviction"
@@ -145,6 +147,18 @@ async def test_compiled_code_that_somebody_changed_is_made_again(tmp_path: Path)
         assert await here.ask() == (1, [7] * 20)
         assert here.service.warnings() == []
         assert here.named("upgrade.quarantined") == []
+
+
+async def test_an_abi_of_another_daemons_is_said_and_not_fetched(tmp_path: Path) -> None:
+    async with desk(tmp_path) as here:
+        await here.adopt(constant(7))
+        other = msgspec.structs.replace(EVICTION, abi=2)
+        here.service.slots = {**here.service.slots, SLOT: other}
+        here.service.refresh()
+        assert here.service.why_not(SLOT, here.slot.current) == "other-abi"
+        assert here.board.lines[SLOT].incumbent.number == 0
+        assert any("another version of this daemon" in it for it in here.service.warnings())
+        await here.until(lambda: not here.service.modules.ready)
 
 
 async def test_a_resting_jail_is_nobodys_fault(tmp_path: Path) -> None:
@@ -297,6 +311,14 @@ def test_the_gain_is_the_difference_of_the_means(
     trial = Trial(b"", 100, Side(*old), Side(*new))
     goal = msgspec.structs.replace(EVICTION.goal, higher_is_better=higher)
     assert trial.gain(goal) == gain
+
+
+def test_the_council_is_asked_for_a_module_after_everybody_else() -> None:
+    ledger = network().state
+    seats = [seat.identity for seat in ledger.council.seats]
+    near = Source(seats[2], 5.0)
+    holders = Holders(FixedSources([near]), lambda: ledger, seats[0])
+    assert holders.find(b"cid") == [near, Source(seats[1]), Source(seats[3])]
 
 
 def test_three_traps_or_two_deaths_are_too_many_and_long_good_service_forgives() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from protocols.changes import NATIVE
+from protocols.cid import cid_text
 from protocols.slots import SLOTS
 from synapsed.config import SlotModes, UpgradesConfig
 from synapsed.store import Store
@@ -13,6 +14,7 @@ from synapsed.upgrades.desk import UnknownUpgradeError, UpgradeDesk
 from synapsed.upgrades.memory import MAX_REMEMBERED, Memory, UnknownSlotError
 from synapsed.upgrades.recorder import DamagedRecordingError
 from tests.store_kit import QUOTA
+from tests.upgrade_book import way_back
 from tests.upgrades_kit import TRAPS, Desk, constant, desk, pinned, reference_answer
 
 SLOT = "eviction"
@@ -102,12 +104,14 @@ async def test_one_slot_may_be_off_while_others_are_not(tmp_path: Path) -> None:
 async def test_ask_waits_for_the_owners_word(tmp_path: Path) -> None:
     async with desk(tmp_path, mode="ask") as here:
         cid = here.begin(await here.offer(constant(7)))
+        asked = await here.event("upgrade.asking")
+        assert (asked["version"], asked["proposal"]) == (1, cid_text(cid))
+        assert [cid_text(cid) in line for line in here.service.warnings()] == [True]
         await here.until(lambda: here.service.modules.ready)  # so that it can be looked at
         while here.slot.rollout is not None:
             here.stage()
             assert await here.versions(8) == {0}
         assert here.ledger.submitted == []
-        assert (await here.event("upgrade.asking"))["version"] == 1
         await here.stop()
         await here.start()
         assert await here.ask() == (0, reference_answer())
@@ -157,6 +161,19 @@ async def test_a_refusal_is_signed_said_in_every_stage_and_kept(tmp_path: Path) 
         assert await here.versions() == {1}
         with pytest.raises(UnknownUpgradeError, match="upgrade ls"):
             owner(here).refuse(b"\x01q\x12 " + b"x" * 32)
+
+
+async def test_a_refused_way_back_to_the_reference_leaves_the_module(tmp_path: Path) -> None:
+    async with desk(tmp_path) as here:
+        await here.adopt(constant(3), "the first")
+        cid = here.begin(way_back(here.book), "back")
+        owner(here).refuse(cid)
+        while here.slot.rollout is not None:
+            here.stage()
+        assert here.slot.current.number == 2
+        assert await here.ask() == (1, [3] * 20)
+        owner(here).accept(cid)
+        assert await here.ask() == (2, reference_answer())
 
 
 async def test_a_refusal_before_the_rollout_is_said_when_it_begins(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from protocols.changes import CallLimits
 from protocols.rollout import coin
 from synapsed.store.reasons import UPGRADE
 from tests.ledger_book import MEMBERS
-from tests.upgrade_book import network, way_back
+from tests.upgrade_book import STAGE, network, way_back
 from tests.upgrades_kit import SPINS, TRAPS, Desk, constant, desk, pinned, reference_answer
 
 WORSE = {"gain": -500_000}
@@ -78,6 +78,34 @@ async def test_what_a_stage_measured_is_signed_and_reported(tmp_path: Path) -> N
         counts = here.service.counts["eviction"]
         told = [name for name, fields in here.events if fields.get("slot") == "eviction"]
         assert counts == {name: told.count(name) for name in set(told)}
+
+
+async def test_what_came_since_is_said_before_the_stage_ends(tmp_path: Path) -> None:
+    async with desk(tmp_path) as here:
+        cid = here.begin(await here.offer(constant(7)))
+        await here.until(lambda: here.ledger.submitted)
+        here.stage()
+
+        async def operations(better: int) -> int:
+            for number in range(40):
+                name = bytes([number])
+                await here.ask(name, achieved=better if coin(cid, name) else 100)
+            await trio.sleep(0.01)
+            return len(here.ledger.submitted) - 1
+
+        assert await operations(80) == 1
+        assert await operations(80) == 1
+        here.later(STAGE // 2)
+        assert await operations(60) == 2
+        here.later(STAGE // 4)
+        assert await operations(60) == 2
+        here.later(STAGE // 5)
+        assert await operations(60) == 3
+        assert await operations(60) == 3
+        pairs = [each.pairs for each in here.ledger.submitted[1:]]
+        assert pairs[0] == here.book.state.params["upgrade.pairs"]
+        assert pairs[1] >= 2 * pairs[0]
+        assert pairs[2] >= 2 * pairs[1]
 
 
 @pytest.mark.parametrize("settled", [0, 1])

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import trio
 
+from protocols.cid import cid_of
 from protocols.errands import Examine
 from protocols.manifest import ProposalManifest
 from synapsed.authoring.question import Checked, CheckFailedError, Finding, Question
@@ -100,23 +101,28 @@ async def test_the_verdict_is_no_only_where_the_check_says_so(tmp_path: Path) ->
         found: list[tuple[bytes, bool]] = []
         elsewhere: Any = here.elsewhere
         examiner = Examiner(
-            cast(Any, elsewhere), lambda *said: found.append(said), soundness(here, check)
+            cast(Any, elsewhere),
+            lambda *said: found.append(said),
+            soundness(here, check),
+            here.emit,
         )
         change = await here.offer(constant(3))
         proposal = ProposalManifest(
             title="t", description="", author=ME.identity, depends_on=(), change=change
         )
         here.nursery.start_soon(examiner.run)
-        examiner.ask(Examine(b"good", proposal))
-        await here.until(lambda: found == [(b"good", True)])
+        examiner.ask(Examine(cid_of(b"good"), proposal))
+        await here.until(lambda: found == [(cid_of(b"good"), True)])
         check.findings = (Finding("wrong", "it is wrong"),)
-        examiner.ask(Examine(b"bad", proposal))
-        await here.until(lambda: found[1:] == [(b"bad", False)])
+        examiner.ask(Examine(cid_of(b"bad"), proposal))
+        await here.until(lambda: found[1:] == [(cid_of(b"bad"), False)])
         check.error = CheckFailedError("no end")
-        examiner.ask(Examine(b"open", proposal))
+        examiner.ask(Examine(cid_of(b"open"), proposal))
         await here.until(lambda: len(check.asked) == 3)
         await trio.sleep(0.05)
         assert len(found) == 2  # it looks again later
+        told = [(it["holds"], it["why"]) for it in here.named("proposal.examined")]
+        assert told == [(True, ""), (False, "it is wrong")]
         await examiner.look(proposal)  # as for a proposer: fetched, and not checked
         assert len(check.asked) == 3
         here.elsewhere.away.add(change.manifest)

@@ -1,7 +1,6 @@
 """Running a compiler in a cell: see cell.py for what it may do there."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import trio
 
 from protocols.errors import LimitError, RefusedError
 from synapsed.authoring.cell import EXIT_WEAK, Spec
+from synapsed.authoring.child import Child
 from synapsed.authoring.tools import Tool
 
 PATIENCE_S = 60.0
@@ -70,14 +70,13 @@ async def run(
     )
     log = private / "log"
     with log.open("wb") as out:
-        process = await trio.lowlevel.open_process(
+        child = Child(
             [sys.executable, "-I", "-m", "synapsed.authoring.cell", msgspec.json.encode(spec)],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
+            subprocess.DEVNULL,
+            out.fileno(),
+            out.fileno(),
         )
-        status = await _attended(process, work, patience)
+        status = await _attended(child, work, patience)
     with log.open("rb") as said:
         text = said.read(MAX_LOG).decode(errors="replace").strip()
     if status == EXIT_WEAK and text.startswith("this kernel lacks"):
@@ -91,34 +90,25 @@ async def run(
     return text
 
 
-async def _attended(process: trio.Process, work: Path, patience: float) -> int:
+async def _attended(child: Child, work: Path, patience: float) -> int:
     """Its exit status; over its limits, or when we are cancelled, its whole group is killed."""
     try:
         with trio.fail_after(patience):
-            while process.returncode is None:
+            while not child.gone:
                 with trio.move_on_after(LOOK_S):
-                    await process.wait()
+                    await child.ended()
                 await _bound(work)
-            return process.returncode
     except trio.TooSlowError as error:
         raise BuildLimitError(f"the build took more than {patience:.0f} s") from error
     finally:
-        # Also after a clean end: nothing that it started stays behind.
-        _kill_group(process.pid)
-        with trio.CancelScope(shield=True):
-            await process.wait()
+        await child.stop()
+    assert child.status is not None
+    return child.status
 
 
 async def _bound(work: Path) -> None:
     if await trio.to_thread.run_sync(_written, work) > MAX_WRITTEN:
         raise BuildLimitError(f"the build wrote more than {MAX_WRITTEN >> 20} MiB")
-
-
-def _kill_group(leader: int) -> None:
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def _written(folder: Path) -> int:

@@ -111,15 +111,25 @@ async def check(question: Question, jail: Jail) -> Checked:
     checking = Checking(question, slot, JailCaller(jail))
     try:
         await jail.compile(question.module, SHAPE)
-        if question.incumbent:
-            await jail.compile(question.incumbent, ModuleLimits())
     except ModuleRefusedError as error:
         checking.findings.add("refused", error.reason)
+        return checking.result(time.monotonic() - began)
     except JailError as error:
         raise CheckFailedError(f"it could not be compiled here: {error.message}") from error
-    else:
-        await trio.to_thread.run_sync(checking.run)
+    if question.incumbent:
+        await _compile_incumbent(question.incumbent, jail)
+    await trio.to_thread.run_sync(checking.run)
     return checking.result(time.monotonic() - began)
+
+
+async def _compile_incumbent(module: bytes, jail: Jail) -> None:
+    try:
+        await jail.compile(module, ModuleLimits())
+    except (ModuleRefusedError, JailError) as error:
+        raise CheckFailedError(
+            f"the module in force cannot be compiled here: {error.message}",
+            remedy="without --incumbent it is compared with the native reference",
+        ) from error
 
 
 class Checking:
@@ -230,11 +240,18 @@ class Checking:
             self._seen, key=lambda each: (each[1].total_rows < FEW, len(each[2]))
         )
         placed = self._subject.place(batch)
+        first = self._differ.ask(where, placed)
         for number in range(self._share(ENDURANCE)):
             now = self._differ.ask(f"{where}, for the {number}th time", placed)
-            if now is not None and now[0] != before:
+            if first is None or now is None:
+                continue
+            if now[0] != before:
                 text = f"{where}: another answer at the {number}th time of asking the same"
                 self.findings.add("remembers", text)
+                return
+            if now[1] > _allowed(first[1], calls=1):
+                text = f"{where}: {now[1]} fuel at the {number}th time, and {first[1]} at the first"
+                self.findings.add("tires", text)
                 return
 
     def _invariants(self) -> None:
@@ -272,8 +289,7 @@ class Checking:
         if self._incumbent is None or self._question.changed:
             return
         for fuel in self._differ.fuel():
-            allowed = fuel.incumbent * (1000 + DEARER_MILLE) // 1000 + SLACK * fuel.calls
-            if fuel.incumbent and fuel.module > allowed:
+            if fuel.incumbent and fuel.module > _allowed(fuel.incumbent, fuel.calls):
                 self.findings.add(
                     "dearer",
                     f"on batches of {fuel.rows} rows it takes {fuel.ratio:.3f} times the fuel of"
@@ -291,3 +307,8 @@ class Checking:
                 f" module in force; {least:.2f} times is told",
                 decides=False,
             )
+
+
+def _allowed(fuel: int, calls: int) -> int:
+    """What is not dearer than so much fuel for so many calls."""
+    return fuel * (1000 + DEARER_MILLE) // 1000 + SLACK * calls

@@ -2,12 +2,19 @@
 
 What stands between the two marks is made from the slot's definition, so that an author counts no
 offsets; the rest is the author's. A test holds the examples to it.
+
+    python -m synapsed.authoring.skeleton FILE...     renew that part, after a slot's definition
+                                                      has changed; SLOT.SUFFIX is a file's name
 """
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from protocols.errors import NotHeldError
 from protocols.slot_abi import Slot
+from protocols.slots import SLOTS
+from synapsed.authoring.languages import language_of
 from synapsed.authoring.layout import Place, head, places
 
 BEGIN = "begin of what synapsectl made from the slot"
@@ -369,3 +376,15 @@ _WRITERS: dict[str, Callable[[Slot], str]] = {
     "c": _c,
     "zig": _zig,
 }
+
+
+def main(files: list[str]) -> None:
+    """Renew the made part of these sources."""
+    for file in map(Path, files):
+        text = file.read_text()
+        made = prelude(skeleton(SLOTS[file.stem], language_of(file).name))
+        file.write_text(text.replace(prelude(text), made))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

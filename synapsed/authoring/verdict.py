@@ -8,7 +8,6 @@ honest members say the same; time, which does not, is not taken.
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,12 +17,16 @@ import trio
 
 from protocols.errors import SynapseError
 from synapsed.authoring import check
+from synapsed.authoring.child import Child
 from synapsed.authoring.differ import KILLS
 from synapsed.authoring.question import Checked, CheckFailedError, Question
 from synapsed.jail.jail import Jail
 
 PATIENCE_S = 600.0
 """For one check, which takes four seconds on an idle core and has the lowest priority."""
+MAX_REPLY = 1 << 20
+"""Bytes: a dozen findings, each of some lines."""
+MAX_WORDS = 16 << 10
 NICE = 15
 _PR_SET_PDEATHSIG = 1
 
@@ -61,30 +64,35 @@ async def check_apart(question: Question, *, allow_weaker: bool = False) -> Chec
 
 
 async def _once(asked: Asked) -> Checked:
+    given, said, complained = (os.memfd_create("check", os.MFD_CLOEXEC) for _ in range(3))
     try:
-        with trio.fail_after(PATIENCE_S):
-            ran = await trio.run_process(
-                [sys.executable, "-I", "-m", "synapsed.authoring.verdict"],
-                stdin=msgspec.msgpack.encode(asked),
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                start_new_session=True,
-            )
+        os.pwrite(given, msgspec.msgpack.encode(asked), 0)
+        child = Child(
+            [sys.executable, "-I", "-m", "synapsed.authoring.verdict"], given, said, complained
+        )
+        try:
+            with trio.fail_after(PATIENCE_S):
+                await child.ended()
+        finally:
+            await child.stop()
+        words = os.pread(complained, MAX_WORDS, 0)
+        return _reply(os.pread(said, MAX_REPLY, 0), child.status, words)
     except trio.TooSlowError as error:
         raise CheckFailedError(f"the check took more than {PATIENCE_S:.0f} s") from error
     except OSError as error:
         raise CheckFailedError(f"the check could not be started: {error.strerror}") from error
-    return _reply(ran)
+    finally:
+        for fd in (given, said, complained):
+            os.close(fd)
 
 
-def _reply(ran: "subprocess.CompletedProcess[bytes]") -> Checked:
+def _reply(said: bytes, status: int | None, words: bytes) -> Checked:
     try:
-        reply: Failed | Found = msgspec.msgpack.decode(ran.stdout, type=Failed | Found)
+        reply: Failed | Found = msgspec.msgpack.decode(said, type=Failed | Found)
     except msgspec.DecodeError as error:
-        said = ran.stderr.decode(errors="replace").strip().splitlines()
-        why = said[-1] if said else "it said nothing"
-        raise CheckFailedError(f"the check's process ended with {ran.returncode}: {why}") from error
+        lines = words.decode(errors="replace").strip().splitlines()
+        why = lines[-1] if lines else "it said nothing"
+        raise CheckFailedError(f"the check's process ended with {status}: {why}") from error
     if isinstance(reply, Failed):
         raise CheckFailedError(reply.message, remedy=reply.remedy)
     return reply.checked

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from synapsed.cli import candidates
@@ -94,7 +95,8 @@ def check(
     )
     with cli.out.progress(f"check {module.name}"):
         found = _check(question, weaker=weaker)
-    cli.done(found, lambda out: _checked(out, found, rebuilt=rebuild is not None))
+    judged = {"passed": found.passed, "sound": found.sound, **msgspec.to_builtins(found)}
+    cli.done(judged, lambda out: _checked(out, found, rebuilt=rebuild is not None))
     if not found.passed:
         raise typer.Exit(EXIT_FAILED)
 

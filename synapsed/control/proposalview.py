@@ -209,8 +209,10 @@ class ProposalView:
         return due[0] / 1000 if due else None
 
     def _in_force(self, cid: bytes) -> int | None:
-        origins = self._state.origins.values()
-        return next((origin.index for origin in origins if origin.proposal == cid), None)
+        origins = [(each.proposal, each.index) for each in self._state.origins.values()]
+        versions = [slot.current for slot in self._state.slots.values()]
+        origins += [(each.proposal, each.index) for each in versions]
+        return next((index for proposal, index in origins if proposal == cid), None)
 
     def _manifest(self, ended: Closed) -> ProposalManifest | None:
         """From the entry that opened it, where that is here."""

@@ -101,7 +101,10 @@ class Jail:
         if self.has(name):
             return name
         async with self._compiling:
-            code = await compiling.compile_module(module, self.layers)
+            try:
+                code = await compiling.compile_module(module, self.layers)
+            except OSError as error:
+                raise _cannot_start(error) from error
         await trio.to_thread.run_sync(self._cache.put, name, code)
         return name
 
@@ -222,7 +225,10 @@ class Jail:
                 f"{self._deaths} workers died in a row; the next starts in "
                 f"{self._rest_until - now:.1f} s"
             )
-        self._worker = worker = Worker(self._arena, self.layers)
+        try:
+            self._worker = worker = Worker(self._arena, self.layers)
+        except OSError as error:
+            raise _cannot_start(error) from error
         self._began = now
         await worker.started()
         self._emit("jail.started", pid=worker.child.pid)
@@ -236,3 +242,10 @@ class Jail:
         module = error.module.hex() if error.module else ""
         log.warning("%s", error)
         self._emit("jail.died", module=module, deaths=self._deaths)
+
+
+def _cannot_start(error: OSError) -> JailError:
+    return JailError(
+        f"no process can be started for the jail: {error.strerror}",
+        remedy="`synapsectl doctor` looks at memory, processes and open files",
+    )

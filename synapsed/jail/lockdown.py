@@ -82,8 +82,8 @@ def seal(layers: str, *, threads: bool = False) -> None:
 
 def _limit(bounds: Bounds) -> None:
     _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_AS, bounds.address_space)
-    _lower(resource.RLIMIT_DATA, bounds.data)
+    _lower(resource.RLIMIT_AS, bounds.address_space, least=bounds.address_space)
+    _lower(resource.RLIMIT_DATA, bounds.data, least=bounds.data)
     _lower(resource.RLIMIT_FSIZE, bounds.file_size)
     _lower(resource.RLIMIT_NOFILE, 16)
     _lower(resource.RLIMIT_MEMLOCK, 0)
@@ -92,10 +92,17 @@ def _limit(bounds: Bounds) -> None:
         _lower(resource.RLIMIT_CPU, bounds.cpu_s)
 
 
-def _lower(what: int, most: int) -> None:
+def _lower(what: int, most: int, *, least: int = 0) -> None:
+    """Down to `most`. LockdownError where the owner allows less than `least`: a module would be
+    blamed for what it cannot have."""
     hard = resource.getrlimit(what)[1]
-    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(what, (least, least))
+    possible = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if possible < least:
+        raise LockdownError(
+            f"{possible >> 20} MiB of memory or addresses are allowed (ulimit -v, ulimit -d), and "
+            f"{least >> 20} are needed"
+        )
+    resource.setrlimit(what, (possible, possible))
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:

@@ -14,6 +14,9 @@ from synapsed.jail.wire import IN_FD, OUT_FD, SOCKET_FD
 
 MAX_LAST_WORDS = 2000
 """Bytes that are read of what a dead child had to say."""
+FOR_THE_NODE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that a terminal or systemd sends to all of a service's processes. A child does not hear
+them: the node ends it in its own time, and a module is not blamed for a shutdown."""
 
 
 class Child:
@@ -22,8 +25,8 @@ class Child:
     def __init__(self, arguments: list[str], fds: tuple[int, int, int]) -> None:
         """Start `python -I` with `arguments` and these descriptors as SOCKET, IN and OUT, with an
         empty environment. Blocks for a few milliseconds: it must be the thread of the event loop
-        that does it, because the child dies with the thread that started it. Raises
-        JailDiedError."""
+        that does it, because the child dies with the thread that started it. Raises JailDiedError
+        or, where this process may have no more descriptors, OSError."""
         self._words = os.memfd_create("jail-stderr", os.MFD_CLOEXEC)
         wanted = {1: self._words, 2: self._words}
         wanted |= dict(zip((SOCKET_FD, IN_FD, OUT_FD), fds, strict=True))
@@ -41,13 +44,19 @@ class Child:
                 command,
                 {},
                 file_actions=actions,
-                setsigmask=(),
-                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM),
+                setsigmask=FOR_THE_NODE,
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGXCPU),
             )
         except OSError as error:
             os.close(self._words)
             raise JailDiedError(None, f"it cannot be started: {error.strerror}") from error
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            os.close(self._words)
+            raise
         self.status: int | None = None
         self.peak = 0
         """Bytes of memory that it used at most, once it has ended."""

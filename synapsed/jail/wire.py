@@ -58,9 +58,7 @@ class Call(msgspec.Struct, array_like=True, frozen=True, tag=3):
 
 
 class Ready(msgspec.Struct, array_like=True, frozen=True, tag=10):
-    """It is locked in and listens; `refused` says why not."""
-
-    refused: Text = ""
+    """It is locked in and listens."""
 
 
 class Done(msgspec.Struct, array_like=True, frozen=True, tag=11):

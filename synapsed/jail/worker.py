@@ -26,6 +26,8 @@ GRACE_S = 1.0
 """From the last alarm, which stops what runs WebAssembly, to the end of the process."""
 YIELD_S = 0.005
 """Of such waiting after which the event loop has its turn."""
+LAST_WORDS_S = 0.1
+"""For a process that is ending by itself to say why."""
 LOAD_S = 10.0
 """To take in native code: a millisecond for 1 MiB."""
 
@@ -54,7 +56,7 @@ class Worker:
                     ["-m", "synapsed.jailworker", "run", layers.text()],
                     (theirs.fileno(), arena.fd, alarmed.fileno()),
                 )
-        except JailDiedError:
+        except (JailDiedError, OSError):
             self._socket.close()
             self._alarm.close()
             raise
@@ -65,7 +67,7 @@ class Worker:
         try:
             with trio.move_on_after(START_S):
                 reply = await self._reply()
-                if isinstance(reply, wire.Ready) and not reply.refused:
+                if isinstance(reply, wire.Ready):
                     return
         except _BrokenError as error:
             why = str(error)
@@ -196,5 +198,7 @@ class Worker:
         return reply
 
     async def _break(self, module: bytes | None, why: str) -> Never:
+        with trio.move_on_after(LAST_WORDS_S):
+            await self.child.ended()
         await self.child.stop()
         raise JailDiedError(module, f"{why}; the process {self.child.story()}")

@@ -2,7 +2,7 @@
 
     a group of tiles     of a model that is held as a copy for others (protocols/copies.py)
     an adapter, a kernel that is held so: all of its file
-    headers              of a model that is only watched over
+    headers              of a model that is only watched over, or of whose copy nothing else is left
 
 Whatever the owner's pins reach, and whatever is being fetched or imported, is none of it. A file
 that copies of several models share is a part of the first; but a small one (a licence, a usual
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from protocols.copies import GROUP_TILES, TILE_BYTES
-from protocols.manifest import AdapterManifest, KernelManifest, Manifest, ModelManifest, files
+from protocols.manifest import AdapterManifest, KernelManifest, ModelManifest, files
 from protocols.tensorblock import Layout
 from synapsed.models.listing import forget_watched, promised
 from synapsed.models.manifests import layouts_of
@@ -70,9 +70,10 @@ def spares(store: Store) -> list[Spare]:
             found += _groups(view, cid, manifest)
         elif isinstance(manifest, AdapterManifest | KernelManifest):
             found += _whole(view, cid, manifest)
-    for cid in view.watched:
+    husks = [cid for cid in view.copies if cid not in view.owners.blocks and _is_empty(view, cid)]
+    for cid in (*husks, *view.watched):
         size = store.block_size(cid) + sum(
-            held.fixed_bytes + held.held_bytes for _, held in _free_files(view, cid)
+            held.fixed_bytes + held.held_bytes for held in _free_files(view, cid)
         )
         if size:
             found.append(Spare(cid, {}, size, range(0)))
@@ -86,7 +87,8 @@ def let_go(store: Store, chosen: Sequence[Spare]) -> Gone:
         view = _View(store, kept)
         for spare in chosen:
             if spare.watched:
-                if spare.model in view.watched:
+                husk = spare.model in view.copies and _is_empty(view, spare.model)
+                if husk or spare.model in view.watched:
                     forget_watched(store, spare.model)
                     gone.sizes[spare.model] = spare.size
                     gone.forgotten.add(spare.model)
@@ -155,8 +157,9 @@ def _groups(view: _View, cid: bytes, manifest: ModelManifest) -> Iterator[Spare]
     before = 0
     for ref, layout in zip(manifest.files, layouts, strict=True):
         held = view.store.file_of(ref)
-        if held is not None and view.claim(ref.root):
-            for group, lo, hi in _by_group(view.loose(held), layout, before):
+        loose = view.loose(held) if held is not None else Runs()
+        if held is not None and loose and view.claim(ref.root):
+            for group, lo, hi in _by_group(loose, layout, before):
                 groups.setdefault(group, {}).setdefault(ref.root, Runs()).add(lo, hi)
                 sizes[group] = sizes.get(group, 0) + held.bytes_of(Runs([(lo, hi)]))
         before += layout.tile_count
@@ -182,18 +185,18 @@ def _whole(view: _View, cid: bytes, manifest: AdapterManifest | KernelManifest) 
     """An adapter or kernel, which goes whole or not at all."""
     ref = manifest.file
     held = view.store.file_of(ref)
-    if held is not None and view.claim(ref.root) and (loose := view.loose(held)):
+    if held is not None and (loose := view.loose(held)) and view.claim(ref.root):
         yield Spare(cid, {ref.root: loose}, held.bytes_of(loose), range(0))
 
 
-def _free_files(view: _View, cid: bytes) -> Iterator[tuple[bytes, HeldFile]]:
-    """The files of a watched model that no pin of the owner's, and nothing under way, needs."""
+def _free_files(view: _View, cid: bytes) -> Iterator[HeldFile]:
+    """The files of a model that nothing of the owner's, and nothing under way, needs."""
     manifest = view.store.manifest_of(cid)
     for ref in files(manifest) if manifest is not None else ():
         held = view.store.file_of(ref)
         owned = ref.root in view.owners.whole or ref.root in view.owners.sections
         if held is not None and not owned and ref.root not in view.kept and view.claim(ref.root):
-            yield ref.root, held
+            yield held
 
 
 def _drop(view: _View, spare: Spare, gone: Gone) -> None:
@@ -212,8 +215,8 @@ def _drop(view: _View, spare: Spare, gone: Gone) -> None:
 
 
 def _commit(view: _View, gone: Gone) -> None:
-    """Drop the leaves, then the pins of what is not here any more: in this order, so that a crash
-    in between leaves a pin of nothing, and never bytes that no pin accounts for."""
+    """Drop the leaves, then the pins of copies that are empty: in this order, so that a crash in
+    between leaves a pin of nothing, which goes next time, and no bytes that no pin accounts for."""
     store = view.store
     for root, runs in gone.leaves.items():
         held = store.file(root)
@@ -221,11 +224,12 @@ def _commit(view: _View, gone: Gone) -> None:
             held.drop_all(runs)
     announced = {*promised(store), *view.copies}
     gone.fewer.update(cid for cid in announced if not _roots(store, cid).isdisjoint(gone.leaves))
-    for cid in gone.sizes:
-        manifest = store.manifest_of(cid)
-        if cid in view.copies and manifest is not None and _empty(view, manifest):
+    for cid in view.copies:
+        if _is_empty(view, cid):
+            roots = _roots(store, cid)
             store.unpin(cid, REPLICA)
-            store.gc(only=[cid, *_roots(store, cid)])
+            store.gc(only=[cid, *roots])
+            gone.fewer.add(cid)
 
 
 def _roots(store: Store, cid: bytes) -> set[bytes]:
@@ -233,7 +237,10 @@ def _roots(store: Store, cid: bytes) -> set[bytes]:
     return {ref.root for ref in files(manifest)} if manifest is not None else set()
 
 
-def _empty(view: _View, manifest: Manifest) -> bool:
-    """Whether nothing but headers is left of what was held."""
-    helds: Iterable[HeldFile | None] = (view.store.file_of(ref) for ref in files(manifest))
+def _is_empty(view: _View, cid: bytes) -> bool:
+    """Whether nothing but headers, and what others need, is left of a copy."""
+    manifest = view.store.manifest_of(cid)
+    if manifest is None:
+        return False  # it has not come yet
+    helds = (view.store.file_of(ref) for ref in files(manifest))
     return not any(held is not None and view.loose(held) for held in helds)

@@ -5,7 +5,6 @@ what the peers do for us meanwhile says how good they were. So a version that ra
 within seconds, on the daemon's own traffic.
 """
 
-import logging
 from collections.abc import Mapping
 
 import trio
@@ -14,8 +13,6 @@ from protocols.slot_peer_scoring import MAX_PEERS, NAME, PEERS
 from synapsed.net.peers import Score, Service
 from synapsed.net.switch import Switch
 from synapsed.slots import Operation, Slots
-
-log = logging.getLogger(__name__)
 
 FADE_SECONDS = 600.0
 """In which counts of messages halve: what a mesh neighbour was like in the last half hour."""

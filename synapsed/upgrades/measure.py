@@ -47,6 +47,8 @@ class Trial(msgspec.Struct):
     """Batches that the shadow had no time for."""
     reported: int = 0
     """Measurements that were submitted."""
+    reported_pairs: int = 0
+    """... the last one of so many pairs."""
     failed: bool = False
     """Whether it was reported as failed or refused: then nothing more is measured."""
 

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar, get_args
 
 import msgspec
 
+from protocols.changes import NATIVE
 from protocols.errors import RefusedError
 from synapsed.config import UpgradeMode, UpgradesConfig
 from synapsed.ports import Table
@@ -136,6 +137,8 @@ class Memory:
         for them, whichever later proposal brings them back."""
         if (word := self.words.get(proposal)) is not None:
             return word.said
+        if module == NATIVE:  # no bytes: nothing is known of it but by its proposal
+            return ""
         about = [word for word in self.words.values() if (word.slot, word.module) == (slot, module)]
         return max(about, key=lambda word: word.at).said if about else ""
 

@@ -154,7 +154,8 @@ class Modules:
         with trio.move_on_after(RESTORE_SECONDS):
             for wanted in list(self._wanted.values()):
                 try:
-                    self._have(wanted, await self._compiled(wanted))
+                    await self._compiled(wanted)
+                    self._have(wanted)
                 except SynapseError as error:
                     log.info("%s version %d is not ready: %s", wanted.slot, wanted.version, error)
 
@@ -216,7 +217,7 @@ class Modules:
         try:
             async with self._places:
                 await self._fetch(wanted)
-                module = await self._compiled(wanted)
+                await self._compiled(wanted)
         except (MixedUpError, ModuleRefusedError) as error:
             self._unfit.add(wanted.key)
             self.on_unfit(wanted, error)
@@ -224,7 +225,7 @@ class Modules:
             self._is_late(wanted, error)
             return False
         else:
-            if self._have(wanted, module):
+            if self._have(wanted):
                 self.on_ready(wanted)
         return True
 
@@ -252,15 +253,13 @@ class Modules:
         with self._evictor.room() as room:
             yield room.make
 
-    async def _compiled(self, wanted: Wanted) -> bytes:
+    async def _compiled(self, wanted: Wanted) -> None:
         data = await trio.to_thread.run_sync(read_module, self._store, wanted)
         with disk_errors(self._store.root, "keeping a compiled module beside"):
-            return await self._compiler.compile(data, ModuleLimits())
+            await self._compiler.compile(data, ModuleLimits())
 
-    def _have(self, wanted: Wanted, module: bytes) -> bool:
+    def _have(self, wanted: Wanted) -> bool:
         """Whether it is wanted still, and so is ready now."""
-        if module != wanted.module:
-            raise MixedUpError(f"the jail compiled {module.hex()}, not {wanted.module.hex()}")
         if self._wanted.get(wanted.key) != wanted:
             return False
         self.ready.add(wanted.key)

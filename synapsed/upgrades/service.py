@@ -87,6 +87,7 @@ class UpgradeService:
         self._prover = Prover(board, recorder, self.watch)
         self._running: dict[str, Running] = {}
         self._missed: dict[str, Running] = {}
+        self._asked: dict[str, bytes] = {}
         self._seen: tuple[object, ...] = ()
         self.watch.on_isolate = self._isolate
         self.watch.on_trouble = self._in_trouble
@@ -168,6 +169,9 @@ class UpgradeService:
             self.watch.say_refused(name, rollout)
         elif why == "quarantined":
             self.watch.say_failed(name, rollout)
+        elif why == "asking" and self._asked.get(name) != rollout.proposal:
+            self._asked[name] = rollout.proposal
+            self._ask(name, rollout.candidate)
 
     def _trying(self, name: str, state: SlotState) -> Trying | None:
         rollout, ours = state.rollout, self.duty(state)
@@ -211,8 +215,10 @@ class UpgradeService:
         if now != meant and self._missed.get(name) != meant:
             self._missed[name] = meant
             why = self.why_not(name, version)
-            if why in ("late", "asking"):
-                self.tell(f"upgrade.{why}", name, **meant.fields, module=version.module.hex())
+            if why == "late":
+                self.tell("upgrade.late", name, **meant.fields, module=version.module.hex())
+            elif why == "asking" and state.rollout is None:
+                self._ask(name, version)
         before = self._running.get(name)
         self._running[name] = now
         if before is None and now.version:
@@ -222,6 +228,10 @@ class UpgradeService:
             self.tell("upgrade.switched", name, **now.fields, late=late)
         if now == meant:
             self._missed.pop(name, None)
+
+    def _ask(self, name: str, version: Version) -> None:
+        proposal, module = cid_text(version.proposal), version.module.hex()
+        self.tell("upgrade.asking", name, version=version.number, proposal=proposal, module=module)
 
     def tell(self, kind: str, slot: str, /, **fields: Any) -> None:
         """Tell an event of a slot, and count it."""
@@ -235,18 +245,27 @@ class UpgradeService:
             lines.append(f"an upgrade of {slot} is not here, and the one before answers: {error}")
         for slot, error in sorted(self.watch.trouble.items()):
             lines.append(f"upgrades of {slot} do not run, and the reference answers: {error}")
-        for slot, state in self.ledger.ledger.slots.items():
-            broken = self.memory.broken(slot, state.current.module)
-            if broken is not None:
-                lines.append(
-                    f"version {broken.version} of {slot} is in quarantine here: {broken.why}"
-                )
-            if slot in self.slots and self.why_not(slot, state.current) == "other-abi":
-                lines.append(
-                    f"version {state.current.number} of {slot} is for another version of this"
-                    " daemon, and the reference answers: install that"
-                )
+        for slot in self.slots:
+            state = self.ledger.ledger.slot(slot)
+            candidate = () if state.rollout is None else (state.rollout.candidate,)
+            for version in (state.current, *candidate):
+                lines += self._objections(slot, version)
         return lines
+
+    def _objections(self, slot: str, version: Version) -> list[str]:
+        """Why a version that the ledger names does not answer here, to its owner."""
+        what = f"version {version.number} of {slot}"
+        match self.why_not(slot, version):
+            case "quarantined":
+                broken = self.memory.broken(slot, version.module)
+                why = "" if broken is None else f": {broken.why}"
+                return [f"{what} is in quarantine here, and the one before answers{why}"]
+            case "asking":
+                cid = cid_text(version.proposal)
+                return [f"{what} waits for your word: `synapsectl upgrade accept|refuse {cid}`"]
+            case "other-abi":
+                return [f"{what} is for another version of this daemon: install that"]
+        return []
 
     # -- the owner's say ---------------------------------------------------------------------------
 

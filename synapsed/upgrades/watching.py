@@ -21,9 +21,11 @@ from synapsed.upgrades.shadow import Compared, Shadow
 from synapsed.upgrades.strikes import Strikes, weight
 from synapsed.upgrades.trials import Trials
 
-MAX_MEASURED = 3
-"""Measurements in a stage, each of four times as many pairs as the one before; the ledger takes
-four reports, and one may have to tell of a failure."""
+DUE = (0, 500, 900)
+"""When measurements are said, in thousandths of the stage's length: as soon as there are pairs
+enough, so that the council hears something; and with what came since, the last time while there is
+still a tenth of the stage to ratify it in. The ledger takes four reports of a stage, and one may
+have to tell of a failure."""
 
 
 class Tell(Protocol):
@@ -142,9 +144,17 @@ class Watch:
         if trial is None or not trial.permille:
             return
         (trial.candidate if candidate else trial.incumbent).add(value)
-        least = state.params["upgrade.pairs"] << 2 * trial.reported
-        if trial.pairs >= least and trial.reported < MAX_MEASURED and not trial.failed:
-            trial.reported += self._say(slot, rollout, "measured", trial)
+        if self._is_due(trial, rollout) and self._say(slot, rollout, "measured", trial):
+            trial.reported += 1
+            trial.reported_pairs = trial.pairs
+
+    def _is_due(self, trial: Trial, rollout: Rollout) -> bool:
+        if trial.failed or trial.reported == len(DUE):
+            return False
+        state = self._ledger.ledger
+        after = state.params["upgrade.stage_ms"] * DUE[trial.reported] // 1000
+        least = max(state.params["upgrade.pairs"], 2 * trial.reported_pairs)
+        return state.time >= rollout.opened_at + after and trial.pairs >= least
 
     # -- what is said ------------------------------------------------------------------------------
 

@@ -4,9 +4,10 @@
     python -m tests.bench --resume        only those without a result in bench-out/
     python -m tests.bench NAME --json     one: its fields as a JSON object on the last line
 
-A bench is a module here with REACH, field -> what it must reach (`>= 0.8`, or `0`), and
-`measure(say) -> fields`. Each runs in a process of its own, so that none inherits another's
-memory, and its result is kept in bench-out/NAME.json. Exit codes: 0 all reached, 1 not, 2 usage.
+A bench is a module here, with _ for its name's -, that has REACH, field -> what it must reach
+(`>= 0.8`, or `0`), and `measure(say) -> fields`. Each runs in a process of its own, so that none
+inherits another's memory, and its result is kept in bench-out/NAME.json. Exit codes: 0 all
+reached, 1 not, 2 usage.
 """
 
 import argparse

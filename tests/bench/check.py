@@ -149,11 +149,12 @@ def _told(checked: Checked) -> str:
 async def _plant(bases: list[Base], jail: Jail, draw: Draw) -> list[Planted]:
     found = []
     for number in range(EQUAL):
-        found.append(await _equal(bases[number % len(bases)], jail, draw, number))
+        base = bases[number % len(bases)]
+        found.append(await _equal(base, jail, draw, number, {each.module for each in found}))
     for number in range(DEAR):
         base = bases[number % len(bases)]
         name, way = DEAR_WAYS[number // len(bases) % len(DEAR_WAYS)]
-        module = await _dearer(base, jail, way)
+        module = await _dearer(base, jail, way, {each.module for each in found})
         title = f"{number}: {base.slot.name} in {base.language}, {name}"
         found.append(Planted(title, base, module, frozenset({"dearer"}), base.module))
     for number in range(WRONG):
@@ -168,8 +169,8 @@ async def _plant(bases: list[Base], jail: Jail, draw: Draw) -> list[Planted]:
     return found
 
 
-async def _equal(base: Base, jail: Jail, draw: Draw, number: int) -> Planted:
-    """One that differs in its bytes, costs at most AS_CHEAP, and answers the same."""
+async def _equal(base: Base, jail: Jail, draw: Draw, number: int, known: set[bytes]) -> Planted:
+    """One of other bytes than all that are known, which costs at most AS_CHEAP."""
     while True:
         if base.language == "wat":
             name = "rewritten"
@@ -178,13 +179,15 @@ async def _equal(base: Base, jail: Jail, draw: Draw, number: int) -> Planted:
             name, way = EQUAL_WAYS[draw.integer(0, len(EQUAL_WAYS) - 1)]
             body = way(base.slot, draw)
             module = await graft.graft(base.module, f"{LOCALS} {body}", jail)
-        if module != base.module and await _ratio(base, module, jail) <= AS_CHEAP:
+        if module not in known | {base.module} and await _ratio(base, module, jail) <= AS_CHEAP:
             title = f"{number}: {base.slot.name} in {base.language}, {name}"
             return Planted(title, base, module, frozenset(), base.module)
 
 
-async def _dearer(base: Base, jail: Jail, way: Callable[[Slot, int], str]) -> bytes:
-    """With the least in vain that costs DEARER times the fuel."""
+async def _dearer(
+    base: Base, jail: Jail, way: Callable[[Slot, int], str], known: set[bytes]
+) -> bytes:
+    """With the least in vain that costs DEARER times the fuel, and is not among the known."""
 
     async def made(amount: int) -> tuple[bytes, bool]:
         body = f"{LOCALS} {way(base.slot, amount)}"
@@ -197,7 +200,9 @@ async def _dearer(base: Base, jail: Jail, way: Callable[[Slot, int], str]) -> by
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if (await made(middle))[1] else (middle, high)
-    return (await made(high))[0]
+    while (module := (await made(high))[0]) in known:
+        high += 1
+    return module
 
 
 async def _ratio(base: Base, module: bytes, jail: Jail) -> float:

@@ -20,13 +20,15 @@ from protocols.draw import Draw
 from protocols.slot_abi import Batch
 from protocols.wasm_module import ModuleLimits, ModuleRefusedError
 from synapsed.jail import compiling, spawn
-from synapsed.jail.errors import JailDiedError, ModuleTrapError
+from synapsed.jail.errors import JailDiedError, JailSlowError, ModuleTrapError
 from synapsed.jail.jail import Jail
 from tests import wasm_kit
 from tests.bench.jail_kinds import FEW, Kind, kinds
 from tests.jail_kit import ADDER, toy
 
 ROWS = 50
+PATIENCE = 3
+"""Attempts at a module while the compiler gets no processor time."""
 CANARY = 0xA5
 CANARY_SIZE = 4096
 
@@ -71,9 +73,13 @@ class Attempt:
 async def attempt(jail: Jail, kind: Kind) -> dict[str, object]:
     """Try one module; how it ended, what that took, and whether it got anywhere."""
     module, found = kind.make(), Attempt(jail)
-    began = time.monotonic()
-    ended = await outcome(jail, module, kind, found.batch)
-    seconds = time.monotonic() - began
+    seconds = 0.0
+    for _ in range(PATIENCE):
+        began = time.monotonic()
+        ended = await outcome(jail, module, kind, found.batch)
+        seconds = max(seconds, time.monotonic() - began)
+        if ended != "slow":
+            break
     escaped = not found.untouched() or (ended == "answered" and "answered" not in kind.ends)
     return {
         "name": kind.name,
@@ -85,7 +91,8 @@ async def attempt(jail: Jail, kind: Kind) -> dict[str, object]:
 
 
 async def outcome(jail: Jail, module: bytes, kind: Kind, batch: Batch) -> str:
-    """In the words of `jail_kinds`; "died" where the worker did."""
+    """In the words of `jail_kinds`; "died" where the worker did, "slow"
+    where other programs had the processor."""
     try:
         if not kind.inspected:
             await compiling.compile_module(module, jail.layers)
@@ -93,6 +100,8 @@ async def outcome(jail: Jail, module: bytes, kind: Kind, batch: Batch) -> str:
         name = await jail.compile(module, ModuleLimits())
     except compiling.CompilerDiedError:
         return "killed"
+    except JailSlowError:
+        return "slow"
     except ModuleRefusedError as error:
         return "refused" if "(at byte" in error.reason or _plain(error.reason) else "invalid"
     try:

@@ -93,6 +93,8 @@ SCENARIO = Scenario(
             "execute.delay_ms": int(DELAY_S * 1000),
             "upgrade.stage_ms": int(STAGE_S * 1000),
             "upgrade.pairs": 2,
+            # Thirty daemons compile on two cores, which others may be busy on, too.
+            "upgrade.patience": 60,
         },
     ),
     config={

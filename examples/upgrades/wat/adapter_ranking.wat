@@ -57,10 +57,13 @@
         (i64.mul (i64.const 100000) (call $cell (local.get $at) (local.get $column) (i32.const 1))))
       (i64.add
         (i64.mul (i64.const 12000)
-          (call $least (call $digits (call $cell (local.get $at) (local.get $column) (i32.const 5)))
+          (call $least
+            (call $digits (call $cell (local.get $at) (local.get $column) (i32.const 5)))
             (i64.const 16)))
         (i64.mul (i64.const 20000)
-          (call $least (call $cell (local.get $at) (local.get $column) (i32.const 4)) (i64.const 8))))))
+          (call $least
+            (call $cell (local.get $at) (local.get $column) (i32.const 4))
+            (i64.const 8))))))
 
   ;; How new, how small and how deep it is.
   (func $nature (param $at i32) (param $column i32) (param $size i64) (result i64)
@@ -68,9 +71,13 @@
       (i64.add
         (i64.div_s
           (i64.const 207360000000)
-          (i64.add (i64.const 2592000) (call $cell (local.get $at) (local.get $column) (i32.const 6))))
+          (i64.add
+            (i64.const 2592000)
+            (call $cell (local.get $at) (local.get $column) (i32.const 6))))
         (i64.div_s (i64.const 5368709120000) (i64.add (i64.const 67108864) (local.get $size))))
-      (i64.mul (i64.const 3000) (call $digits (call $cell (local.get $at) (local.get $column) (i32.const 3))))))
+      (i64.mul
+        (i64.const 3000)
+        (call $digits (call $cell (local.get $at) (local.get $column) (i32.const 3))))))
 
   ;; An adapter whose base is not here, or that there is no room for, is listed far below.
   (func $score (param $at i32) (param $column i32) (result i64)

@@ -89,8 +89,14 @@
   (func $worth (param $at i32) (param $column i32) (result i64)
     (local $kind i64) (local $lack i64) (local $spare i64)
     (local.set $kind (call $cell (local.get $at) (local.get $column) (i32.const 0)))
-    (local.set $lack (i64.sub (global.get $wanted) (call $cell (local.get $at) (local.get $column) (i32.const 3))))
-    (if (i32.and (i64.ne (local.get $kind) (i64.const 1)) (i64.lt_s (local.get $lack) (i64.const 0)))
+    (local.set $lack
+      (i64.sub
+        (global.get $wanted)
+        (call $cell (local.get $at) (local.get $column) (i32.const 3))))
+    (if
+      (i32.and
+        (i64.ne (local.get $kind) (i64.const 1))
+        (i64.lt_s (local.get $lack) (i64.const 0)))
       (then (local.set $spare (i64.sub (i64.const 0) (local.get $lack)))))
     (i64.add
       (i64.shl (call $tier (local.get $kind) (local.get $lack)) (i64.const 40))
