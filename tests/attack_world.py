@@ -4,10 +4,9 @@ Starting daemons and checking a module in four jails takes seconds, so the attac
 after the other in one world, and each test asks what came of its own (`Attacks.of`).
 """
 
-import base64
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +201,7 @@ class Attacks:
             "POST",
             "/v1/ledger/submissions",
             ledger_said.Submissions,
-            ledger_said.SubmissionsRequest(submissions=[base64.b64encode(data).decode()]),
+            ledger_said.SubmissionsRequest(submissions=[data]),
         )
 
     async def forge(self, thief: int, change: UpgradeChange) -> str:
@@ -241,12 +240,12 @@ class Attacks:
 Attack = Callable[[Attacks], Awaitable[Any]]
 
 
-def attacked(attacks: dict[str, Attack]) -> dict[str, Any]:
+def attacked(attacks: Mapping[str, Attack]) -> dict[str, Any]:
     """What came of each, in one world: its result, or the exception that it raised."""
     return trio.run(_attacked, attacks)
 
 
-async def _attacked(attacks: dict[str, Attack]) -> dict[str, Any]:
+async def _attacked(attacks: Mapping[str, Attack]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         async with open_world(SCENARIO, Path(), 3, lambda _: None, logs=Path(folder)) as world:

@@ -107,6 +107,16 @@ async def test_a_source_that_reads_a_file_of_the_host_is_refused(tmp_path):
     assert built.size < 1024
 
 
+async def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch):
+    need("rust")
+    source = tmp_path / "fine.rs"
+    source.write_text(RUST)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "no such folder"))
+    async with a_jail(tmp_path / "jail") as jail:
+        with pytest.raises(BuildFailedError, match=r"nothing can be built in .*no such folder"):
+            await build.build(source, SLOTS["peer_scoring"], jail)
+
+
 async def test_what_the_compiler_says_is_shown(tmp_path):
     need("rust")
     source = tmp_path / "broken.rs"

@@ -272,7 +272,7 @@ async def test_approving_with_a_key_file_here_or_a_signature_from_elsewhere(daem
     again = await daemon.run("proposal", "approve", cid, "--key", str(file), "--json")
     assert (again.code, again.json["error"]) == (1, "replayed")
     shown = (await daemon.run("proposal", "show", cid)).out
-    assert "approved by  carol; 1 human keys must" in shown
+    assert "approved by  carol; 1 human key must" in shown
     assert re.search(rf"carol +{made.key}", shown)
 
 

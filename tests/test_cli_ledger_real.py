@@ -34,11 +34,15 @@ PATIENCE = 40.0
 
 @pytest.fixture(name="founded")
 def founded_fixture(home: Path) -> Path:  # noqa: F811
+    return found_alone(home, PARAMS)
+
+
+def found_alone(home: Path, parameters: dict[str, str]) -> Path:  # noqa: F811
     """A home with a genesis of its own: one seat, one human key."""
     line = run_cli("genesis", "seat", "--name", "alone", SYNAPSED_HOME=str(home)).out.strip()
     alice = run_cli("human", "new", str(home / "alice.key"), "--json").json["key"]
     network = json.loads(ctl(home, "config", "show", "--json").out)["entries"][0]["value"]
-    params = [part for name, value in PARAMS.items() for part in ("--param", f"{name}={value}")]
+    params = [part for name, value in parameters.items() for part in ("--param", f"{name}={value}")]
     file = home / "new-genesis.toml"
     made = run_cli(
         *("genesis", "new", str(file), "--network", network, "--member", line, "--json"),

@@ -28,7 +28,7 @@ from synapsed.jail.jail import Jail
 from synapsed.net.errors import StreamClosedError
 from synapsed.store.importing import copy, survey
 from synapsed.upgrades.modules import MAX_FETCH, Modules, Wanted
-from tests.attack_world import HEAVY, LIGHT, ROWS, WINDOW_S, Attacks, attacked
+from tests.attack_world import HEAVY, LIGHT, ROWS, WINDOW_S, Attack, Attacks, attacked
 from tests.ledger_book import MEMBERS
 from tests.store_kit import quiet
 from tests.transfer_rig import End, Node, World, world
@@ -199,7 +199,7 @@ async def sleeper(attacks: Attacks) -> dict[str, Any]:
     }
 
 
-ATTACKS = {
+ATTACKS: dict[str, Attack] = {
     "rollback": rollback,
     "fast-forward": fast_forward,
     "freeze": freeze,

@@ -4,7 +4,6 @@ A built folder holds `module.wasm`, the source, and `build.json`, which says wha
 """
 
 import hashlib
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -108,15 +107,19 @@ async def compile_source(
     if language.tool is None:
         return tidy(await jail.wat(text)), ("wat",), ""
     tool = await trio.to_thread.run_sync(language.tool)
-    folder = await trio.to_thread.run_sync(lambda: Path(tempfile.mkdtemp(prefix="synapsed-build-")))
+    options = language.options(slot.limits.memory_pages)
     try:
-        (folder / language.source).write_bytes(text)
-        options = language.options(slot.limits.memory_pages)
-        log = await apart.run(tool, options, folder, allow_weaker=allow_weaker)
-        module = tidy(read(folder / OUTPUT, MAX_MODULE))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return module, (tool.said,), log
+        with tempfile.TemporaryDirectory(
+            prefix="synapsed-build-", ignore_cleanup_errors=True
+        ) as at:
+            (Path(at) / language.source).write_bytes(text)
+            log = await apart.run(tool, options, Path(at), allow_weaker=allow_weaker)
+            return tidy(read(Path(at) / OUTPUT, MAX_MODULE)), (tool.said,), log
+    except OSError as error:
+        raise apart.BuildFailedError(
+            f"nothing can be built in {tempfile.gettempdir()}: {error.strerror}",
+            remedy="make room there, or name another folder with TMPDIR",
+        ) from error
 
 
 async def rebuild(

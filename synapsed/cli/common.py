@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -162,7 +162,23 @@ class Cli:
         else:
             show(self.out)
 
-    def _too_late(self, _signal: int, _frame: FrameType | None) -> NoReturn:
+    def attend(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run long work of this process itself, which needs no daemon. Where time is up it is
+        cancelled, and cleans up: the timer's exception in the midst of trio's code would not."""
+        import trio  # noqa: PLC0415 - 60 ms
+
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+
+        async def bounded() -> T:
+            with trio.fail_after(left or LONGEST_S):
+                return await work()
+
+        try:
+            return trio.run(bounded)
+        except trio.TooSlowError:
+            self._too_late()
+
+    def _too_late(self, _signal: int = 0, _frame: FrameType | None = None) -> NoReturn:
         raise TimedOutError(
             f"not done within {self.timeout:g} s", remedy="give it more with --timeout SECONDS"
         )

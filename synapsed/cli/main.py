@@ -151,7 +151,11 @@ def _fail(code: str, message: str, remedy: str, exit_with: int) -> int:
         return exit_with
     from synapsed.cli.output import clean  # noqa: PLC0415
 
-    print(f"synapsectl: {clean(message)}", file=sys.stderr)
+    # A compiler's words have lines. They are marked, so that none is taken for one of ours.
+    first, *further = message.expandtabs(4).splitlines() or [""]
+    print(f"synapsectl: {clean(first)}", file=sys.stderr)
+    for line in further:
+        print(f"  | {clean(line)}", file=sys.stderr)
     if remedy:
         print(f"  {clean(remedy)}", file=sys.stderr)
     return exit_with or EXIT_USAGE

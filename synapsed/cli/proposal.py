@@ -195,6 +195,8 @@ def _elsewhere(found: said.ProposalDetail) -> list[tuple[str, str]]:
 
 
 def _count(info: said.ProposalInfo) -> list[tuple[str, str]]:
+    from synapsed.cli.output import count  # noqa: PLC0415
+
     voted = info.yes + info.no + info.abstain
     quorum = "" if info.quorum is None else f"; a quorum is {percent(info.quorum)}"
     passes = "" if info.threshold is None else f"; it passes with {percent(info.threshold)}"
@@ -203,11 +205,13 @@ def _count(info: said.ProposalInfo) -> list[tuple[str, str]]:
         ("yes / no", f"{info.yes} / {info.no}, {info.abstain} abstain{passes}"),
     ]
     if info.approvals_needed or info.approvals:
-        needed = f"; {info.approvals_needed} human keys must" if info.approvals_needed else ""
+        keys = count(info.approvals_needed, "human key")
+        needed = f"; {keys} must" if info.approvals_needed else ""
         rows.append(("approved by", (", ".join(info.approvals) or "nobody") + needed))
     if info.verdicts_needed:
         said_so = f"say {info.fetchable} members, {info.not_fetchable} not"
-        rows.append(("fetchable", f"{said_so}; {info.verdicts_needed} must"))
+        claim = "sound" if info.kind == "upgrade" else "fetchable"
+        rows.append((claim, f"{said_so}; {info.verdicts_needed} must"))
     if info.state == "open" or info.our_vote:
         ours = f"{info.our_vote}, " if info.our_vote else "not cast, "
         rows.append(("our vote", f"{ours}weight {info.our_weight}"))

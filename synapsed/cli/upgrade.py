@@ -244,6 +244,9 @@ def propose(
     no_wait: NoWait = False,
 ) -> None:
     """Propose a built module: keep it in the store, announce it, open the vote."""
+    for option, words in (("--risks", risks), ("--benefits", benefits)):
+        if not words.strip():
+            raise typer.BadParameter("who votes wants to read them", param_hint=option)
     upgradeauthor.built_folder(folder)
     asked = said.UpgradeRequest(
         path=str(folder.absolute()),

@@ -211,7 +211,9 @@ def build(
     _check_free(folder)
     with cli.out.progress(f"build {source.name}"):
         built, module, text = in_jail(
-            lambda jail: builder.build(source, chosen, jail, allow_weaker=weaker), weaker=weaker
+            cli,
+            lambda jail: builder.build(source, chosen, jail, allow_weaker=weaker),
+            weaker=weaker,
         )
     try:
         builder.write(folder, built, module, text)
@@ -226,9 +228,11 @@ def _check_free(folder: Path) -> None:
     from synapsed.authoring.build import DESCRIPTION  # noqa: PLC0415
 
     try:
-        if not folder.exists() or (folder / DESCRIPTION).exists() or not any(folder.iterdir()):
+        if not folder.exists() or (folder / DESCRIPTION).is_file():
             return
-        why = "is a folder with other things in it"
+        if folder.is_dir() and not any(folder.iterdir()):
+            return
+        why = "is a folder with other things in it" if folder.is_dir() else "is a file"
     except OSError as error:
         why = error.strerror or "cannot be looked into"
     raise ConflictError(f"{folder} {why}", remedy="name a new folder: --out DIR")
@@ -264,10 +268,8 @@ def _built(out: "Output", found: BuiltInfo) -> None:
     out.line(f"next: `synapsectl upgrade check {found.path}`, then `upgrade propose`")
 
 
-def in_jail(work: "Callable[[Jail], Awaitable[T]]", *, weaker: bool) -> T:
+def in_jail(cli: Cli, work: "Callable[[Jail], Awaitable[T]]", *, weaker: bool) -> T:
     """Run something that compiles or runs foreign code, in a jail of its own."""
-    import trio  # noqa: PLC0415
-
     from synapsed.jail.jail import Jail  # noqa: PLC0415
 
     async def run() -> T:
@@ -278,7 +280,7 @@ def in_jail(work: "Callable[[Jail], Awaitable[T]]", *, weaker: bool) -> T:
             finally:
                 jail.close()
 
-    return trio.run(run)
+    return cli.attend(run)
 
 
 def _unheard(_kind: str, **_fields: object) -> None:

@@ -40,7 +40,7 @@ def check(
     incumbent: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|native",
+            metavar="MODULE|native",
             help="What it replaces; else what a running daemon has in force, or native.",
         ),
     ] = None,
@@ -94,19 +94,17 @@ def check(
         recorded=str(cli.places().recorded) if recorded else "",
     )
     with cli.out.progress(f"check {module.name}"):
-        found = _check(question, weaker=weaker)
+        found = _check(cli, question, weaker=weaker)
     judged = {"passed": found.passed, "sound": found.sound, **msgspec.to_builtins(found)}
     cli.done(judged, lambda out: _checked(out, found, rebuilt=rebuild is not None))
     if not found.passed:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _check(question: "Question", *, weaker: bool) -> "Checked":
-    import trio  # noqa: PLC0415
+def _check(cli: Cli, question: "Question", *, weaker: bool) -> "Checked":
+    from synapsed.authoring.verdict import check_apart  # noqa: PLC0415 - trio, the jail
 
-    from synapsed.authoring.verdict import check_apart  # noqa: PLC0415
-
-    return trio.run(partial(check_apart, question, allow_weaker=weaker))
+    return cli.attend(partial(check_apart, question, allow_weaker=weaker))
 
 
 def _module(path: Path) -> tuple[bytes, str | None]:
@@ -121,12 +119,10 @@ def _module(path: Path) -> tuple[bytes, str | None]:
 
 def _incumbent(cli: Cli, given: str | None, slot: str) -> bytes:
     """The bytes of what the module would replace; b"" for the native reference."""
-    from synapsed.authoring.build import MAX_MODULE, read  # noqa: PLC0415
-
     if given == "native":
         return b""
     if given is not None:
-        return read(path_of(given), MAX_MODULE)
+        return _module(path_of(given))[0]
     return _in_force(cli, slot)
 
 
@@ -154,6 +150,7 @@ def _rebuilt(cli: Cli, source: Path, module: bytes, slot: str, *, weaker: bool) 
 
     with cli.out.progress(f"rebuild {source.name}"):
         in_jail(
+            cli,
             lambda jail: builder.rebuild(module, source, SLOTS[slot], jail, allow_weaker=weaker),
             weaker=weaker,
         )
@@ -167,6 +164,11 @@ def _checked(out: "Output", found: "Checked", *, rebuilt: bool) -> None:
         out.verdict("fail" if finding.decides else "warn", f"{finding.code}: {finding.text}")
     if found.passed:
         out.verdict("pass", "nothing is wrong with it")
+    if not found.calls:
+        out.pairs([("slot", found.slot), ("module", found.module_hash)])
+        return
+    if found.disagreements and not found.changed:
+        out.line("     (--changed, where it is meant to answer otherwise)")
     otherwise = f"{found.disagreements} answered otherwise, {found.disagreement_ppm} in a million"
     rows = [
         ("slot", found.slot),
@@ -177,6 +179,8 @@ def _checked(out: "Output", found: "Checked", *, rebuilt: bool) -> None:
         ("limits", f"at most {found.fuel_most_mille / 10:g} % of its fuel in one call"),
     ]
     rows += [("fuel", _fuel(each)) for each in found.fuel]
+    if found.passed and found.changed:
+        rows.append(("declare", f"`synapsectl upgrade propose --changed {found.disagreement_ppm}`"))
     timing = found.timing
     if timing is not None:
         most = f"{timing.low:.2f} to {timing.high:.2f} times the incumbent's"

@@ -52,6 +52,11 @@ def gain(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.2f} %"
 
 
+def _fuel(value: float) -> str:
+    """Of the incumbent's; 0 where that is the native reference, which takes none."""
+    return f"{100 * value:.0f} %" if value else "-"
+
+
 def interval(stage: said.StageInfo) -> str:
     """Between which gains the network's lies."""
     return "-" if stage.low is None else f"{gain(stage.low)} to {gain(stage.high)}"
@@ -154,8 +159,20 @@ def status(out: "Output", slot: said.SlotStatus) -> None:
     elif slot.ended is not None:
         ended = slot.ended
         out.line("")
-        out.line(f"The last one, version {ended.version}: {ended.event}, {ended.reason}")
+        out.line(_ended(ended))
         stages(out, ended.stages)
+
+
+def _ended(ended: said.EndedInfo) -> str:
+    from synapsed.cli.output import short_cid  # noqa: PLC0415
+
+    became = {
+        "settle": f"settled as version {ended.version}",
+        "rollback": f"undone by version {ended.version}",
+        "lapse": "lapsed",
+        "open": "begun",
+    }[ended.event]
+    return f"The last one, {short_cid(ended.proposal)}: {became} ({ended.reason})"
 
 
 def _version(version: said.VersionInfo) -> str:
@@ -180,10 +197,12 @@ def _ours(slot: said.SlotStatus) -> list[tuple[str, str]]:
         rows.append(("calls", f"{trial.calls}, {trial.traps} traps"))
         if trial.compared:
             compared = f"{trial.disagreements} of {trial.compared} otherwise"
-            rows.append(("answers", f"{compared}, with {100 * trial.fuel:.0f} % of the fuel"))
+            fuel = f", with {_fuel(trial.fuel)} of the fuel" if trial.fuel else ""
+            rows.append(("answers", compared + fuel))
         if trial.permille:
+            goal = gain(trial.gain) if trial.pairs else "nothing yet"
             pairs = f"{trial.candidate} operations against {trial.incumbent}"
-            rows.append(("measured", f"{gain(trial.gain)} in {pairs}; {trial.reported} reported"))
+            rows.append(("measured", f"{goal} in {pairs}; {trial.reported} reported"))
     return rows
 
 
@@ -244,7 +263,7 @@ def reports(out: "Output", found: "Iterable[said.ReportInfo]") -> None:
                 gain(each.gain) if each.status == "measured" else "-",
                 str(each.traps),
                 f"{each.disagreements} of {each.calls}",
-                f"{100 * each.fuel:.0f} %",
+                _fuel(each.fuel),
                 "" if each.heard else "does not count",
             )
             for each in found

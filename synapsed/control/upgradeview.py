@@ -322,6 +322,6 @@ class UpgradeView(ProposalView):
         proposal where it is long gone."""
         slot = self._state.slot(change.slot)
         for each in (slot.current, *reversed(slot.former)):
-            if each.module == change.previous:
+            if each.module == change.previous and each.number < change.version:
                 return each
         return Version(0, change.previous, 0, 0, change.limits, b"", b"", 0)

@@ -88,7 +88,6 @@ def _uncounted(_root: bytes, _count: int) -> None:
     """For servers that nobody's evictions depend on."""
 
 
-
 class Pulls(Protocol):
     """What the server tells and is told of our own pulls."""
 

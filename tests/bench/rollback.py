@@ -1,8 +1,8 @@
 """rollback: daemons killed with -9 at random moments of upgrades and rollbacks.
 
 Six real daemons, four on the council. Upgrades follow one another without a pause: each adopted one
-is a module of its own, every third is worse than what it replaces and is taken back by what the
-daemons measure, and now and then the owners vote the network back to a former version. Meanwhile
+is a module of its own, the next one is worse than what it replaces and is taken back by what the
+daemons measure, and then the owners vote the network back to the former version. Meanwhile
 one daemon after another is killed, started again, and looked at twice: as soon as it answers, and
 when it has had time to catch up.
 
@@ -10,15 +10,21 @@ when it has had time to catch up.
 unless what it names had not arrived yet and the one before answered (then only for as long as
 fetching it takes). `mixed`: daemons that at the end, with the same ledger, do not all run the same
 bytes in every slot, or hold a module half.
+
+It goes in rounds, each in a world of its own, and what a round saw is kept: a bench that was ended
+goes on with the next round.
 """
 
+import hashlib
 import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+import msgspec
 import trio
 
 from protocols.errors import SynapseError
@@ -43,14 +49,16 @@ from simnet.world import World, open_world
 from synapsed.control import ledgermodels as ledger_said
 from synapsed.control import upgrademodels as said
 
-REACH = {"wrong": "0", "mixed": "0", "kills": ">= 50", "adopted": ">= 5", "undone": ">= 3"}
+REACH = {"wrong": "0", "mixed": "0", "kills": ">= 50", "adopted": ">= 3", "undone": ">= 3"}
 
-KILLS = 50
+ROUNDS, KILLS = 5, 10
+"""Kills of one round."""
+KEPT = Path("bench-out") / "rollback-rounds.json"
 DAEMONS, MEMBERS = 6, 4
 SEED = 4
-PAUSE_S = (0.2, 3.0)
-"""Between a look at one daemon and the death of the next: an upgrade takes ten or twenty of these,
-so that deaths fall into fetching, compiling, each of the stages and each way back."""
+PAUSE_S = (0.2, 6.0)
+"""Between a look at one daemon and the death of the next: an upgrade takes some ten of these, so
+that deaths fall into checking, fetching, compiling, each of the stages and each way back."""
 DOWN_S = (0.0, 1.5)
 SETTLE_S = 20.0
 """In which a daemon that is up has what its ledger names: a module of 300 bytes is fetched from a
@@ -102,71 +110,89 @@ class BenchError(Exception):
 
 
 class Tally:
-    """What was seen."""
+    """What was seen in one round."""
 
     def __init__(self) -> None:
-        self.kills = self.looks = self.late = 0
-        self.adopted = self.undone = self.brought_back = self.not_accepted = 0
+        self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self.killed_in: dict[str, int] = {}
         self.over = False
 
 
+class Kept(msgspec.Struct):
+    """Rounds that are over, of this very bench."""
+
+    source: str
+    rounds: list[dict[str, int]]
+
+
 def measure(say: Callable[[str], None]) -> dict[str, float | int]:
-    """Some five minutes."""
-    return trio.run(_measure, say)
+    """Some six minutes."""
+    kept = _kept()
+    for number in range(len(kept.rounds), ROUNDS):
+        kept.rounds.append(trio.run(_round, SEED + number, say))
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_bytes(msgspec.json.encode(kept))
+        say(f"round {number + 1} of {ROUNDS}: {kept.rounds[-1]}")
+    KEPT.unlink()
+    total: Counter[str] = Counter()
+    for found in kept.rounds:
+        total.update(found)
+    fields = ("wrong", "mixed", "kills", "adopted", "undone", "brought_back", "not_accepted")
+    found = {name: total.pop(name, 0) for name in fields}
+    return {**found, **dict(sorted(total.items()))}
 
 
-async def _measure(say: Callable[[str], None]) -> dict[str, float | int]:
+def _kept() -> Kept:
+    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    if KEPT.exists():
+        found = msgspec.json.decode(KEPT.read_bytes(), type=Kept)
+        if found.source == source:
+            return found
+    return Kept(source, [])
+
+
+async def _round(seed: int, say: Callable[[str], None]) -> dict[str, int]:
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
-        async with open_world(SCENARIO, Path(), SEED, say, logs=Path(folder)) as world:
+        async with open_world(SCENARIO, Path(), seed, _unsaid, logs=Path(folder)) as world:
             for step in BEGIN:
-                say(await perform(step, world))
+                await perform(step, world)
             await _must(world, Met(peers=3))
             await _must(world, LedgersAgree(index=3))
-            say(await perform(Choose(who="all", rank=WANTED, every=0.2), world))
+            await perform(Choose(who="all", rank=WANTED, every=0.2), world)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_upgrade_on_and_on, world, tally, say)
-                await _kill_on_and_on(world, tally, say)
+                await _kill_on_and_on(world, tally)
                 tally.over = True
-            mixed = await _mixed(world, say)
+            tally.counts["mixed"] = await _mixed(world, say)
             await _must(world, OneHistory())
             died = not (await wait_for(world, NobodyDied(), 0)).holds
     for each in tally.wrong[:5]:
         say(f"WRONG: {each}")
-    return {
-        "wrong": len(tally.wrong),
-        "mixed": mixed + died,
-        "kills": tally.kills,
-        "adopted": tally.adopted,
-        "undone": tally.undone,
-        "brought_back": tally.brought_back,
-        "not_accepted": tally.not_accepted,
-        "looks": tally.looks,
-        "late_at_first": tally.late,
-        **{f"killed_{what}": number for what, number in sorted(tally.killed_in.items())},
-    }
+    tally.counts["wrong"] = len(tally.wrong) + died
+    return dict(tally.counts)
+
+
+def _unsaid(_: str) -> None:
+    """A world's own lines: rounds are told of in one each."""
 
 
 # -- killing ----------------------------------------------------------------------------------
 
 
-async def _kill_on_and_on(world: World, tally: Tally, say: Callable[[str], None]) -> None:
-    draw = random.Random(SEED)
-    while tally.kills < KILLS:
+async def _kill_on_and_on(world: World, tally: Tally) -> None:
+    draw = random.Random(world.seed)
+    while tally.counts["kills"] < KILLS:
         await trio.sleep(draw.uniform(*PAUSE_S))
         daemon = draw.choice(world.running())
         state = _what_goes_on(slot_of(await upgrades(daemon), RANKING))
         await daemon.signal(world.forks, "KILL")
-        tally.kills += 1
-        tally.killed_in[state] = tally.killed_in.get(state, 0) + 1
+        tally.counts["kills"] += 1
+        tally.counts[f"killed_{state}"] += 1
         await trio.sleep(draw.uniform(*DOWN_S))
         await world.start(daemon, kind="restart")
-        tally.late += not await _look(daemon, tally)
+        tally.counts["late_at_first"] += not await _look(daemon, tally)
         await _settled(daemon, tally)
-        if tally.kills % 10 == 0:
-            say(f"{tally.kills} of {KILLS} killed; {tally.adopted} adopted, {tally.undone} undone")
 
 
 def _what_goes_on(slot: said.SlotStatus) -> str:
@@ -177,7 +203,7 @@ def _what_goes_on(slot: said.SlotStatus) -> str:
 
 async def _look(daemon: Daemon, tally: Tally) -> bool:
     """Whether what answers is what its ledger names; else what is named has not arrived."""
-    tally.looks += 1
+    tally.counts["looks"] += 1
     arrived = True
     for slot in (await upgrades(daemon)).slots:
         named, answers = slot.current, slot.answers
@@ -220,7 +246,7 @@ async def _upgrade_on_and_on(world: World, tally: Tally, say: Callable[[str], No
 async def _one(world: World, tally: Tally, number: int) -> None:
     proposer = world.random.choice(world.running())
     former = slot_of(await upgrades(proposer), RANKING).former
-    if number % 7 == 6 and former:
+    if number % 3 == 2 and former:
         done = await proposer.client.work(
             f"/v1/upgrades/slots/{RANKING}/rollback",
             ledger_said.Submitted,
@@ -229,7 +255,7 @@ async def _one(world: World, tally: Tally, number: int) -> None:
         )
         kind, cid = "back", done.subject or ""
     else:
-        worse = number % 3 == 2
+        worse = number % 3 == 1
         # Each has bytes of its own: the number is in them, and changes no order.
         score = (
             f"(i64.add (i64.const {number}) (i64.mul (i64.const 400) {{rank}}))"
@@ -270,14 +296,13 @@ async def _end(world: World, tally: Tally, kind: str, cid: str) -> None:
             await trio.sleep(0.3)
             state = await _state_of(world, cid)
             if state in ("settled", "replaced"):
-                tally.brought_back += kind == "back"
-                tally.adopted += kind != "back"
+                tally.counts["brought_back" if kind == "back" else "adopted"] += 1
                 return
             if state == "rolled-back":
-                tally.undone += 1
+                tally.counts["undone"] += 1
                 return
             if state in ("rejected", "lapsed"):
-                tally.not_accepted += 1
+                tally.counts["not_accepted"] += 1
                 return
     raise BenchError(f"{kind}: {state} after {ENDED_S:.0f} s")
 
@@ -299,12 +324,15 @@ async def _state_of(world: World, cid: str) -> str:
 
 async def _mixed(world: World, say: Callable[[str], None]) -> int:
     """Daemons that do not run what the others do, or hold a module half."""
-    with trio.move_on_after(SETTLE_S + ENDED_S):
-        while True:
-            sets = [await _set_of(daemon) for daemon in world.running()]
-            if len(set(sets)) == 1 and len(sets) == DAEMONS:
-                return 0
-            await trio.sleep(1.0)
+    deadline = trio.current_time() + SETTLE_S + ENDED_S
+    sets = [await _set_of(daemon) for daemon in world.running()]
+    while len(set(sets)) > 1 or len(sets) < DAEMONS:
+        if trio.current_time() > deadline:
+            break
+        await trio.sleep(1.0)
+        sets = [await _set_of(daemon) for daemon in world.running()]
+    else:
+        return 0
     say(f"sets: {sets}")
     most = max(sets.count(each) for each in sets)
     return DAEMONS - most

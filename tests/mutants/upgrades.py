@@ -127,7 +127,7 @@ RECORD_MUTANTS = (
         ENTRIES,
         '    if not heard and body.status in ("ready", "measured"):',
         '    if not heard and body.status == "nothing":',
-        "rollout",
+        "reports",
     ),
     _mutant(
         "upgrade-reports-of-strangers",
@@ -135,7 +135,7 @@ RECORD_MUTANTS = (
         ENTRIES,
         "    if not state.reputation_of(said.author):",
         "    if not said.author:",
-        "rollout",
+        "reports",
     ),
     _mutant(
         "upgrade-reports-of-other-stages",
@@ -143,7 +143,7 @@ RECORD_MUTANTS = (
         ENTRIES,
         "    if body.stage < slot.rollout.permille:",
         "    if body.stage < 0:",
-        "rollout",
+        "reports",
     ),
     _mutant(
         "upgrade-reports-of-the-guilty",
@@ -151,7 +151,7 @@ RECORD_MUTANTS = (
         ENTRIES,
         "    return [each for who, each in rollout.reports if who not in state.banned]",
         "    return [each for who, each in rollout.reports]",
-        "rollout",
+        "reports",
     ),
 )
 
