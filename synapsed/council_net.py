@@ -191,23 +191,26 @@ class CouncilNet:
         net.on_peer(self._connected, lambda _peer: None)
 
     def send(self, peer: bytes, protocol: str, frame: bytes) -> None:
-        """Send `frame` to `peer`, connected or not; it may be lost. Never waits."""
-        if self._nursery is None:
-            return
+        """Send `frame` to `peer`, connected or not; it may be lost. Never waits. What is sent
+        before `run` has begun goes out when it does: a first word is not said twice."""
         link = self._links.get((peer, protocol))
         if link is None:
             link = self._links[peer, protocol] = Link(peer, protocol)
-            self._nursery.start_soon(self._keep, link)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._keep, link)
         link.push(frame)
 
     async def run(self) -> None:
         """Carry frames until cancelled."""
-        try:
-            async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as nursery:
+            for link in self._links.values():
+                nursery.start_soon(self._keep, link)
+            self._nursery = nursery
+            try:
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None
-            self._links.clear()
+            finally:
+                self._nursery = None  # at once: a nursery that ends takes no more tasks
+                self._links.clear()
 
     # -- out ---------------------------------------------------------------------------------------
 

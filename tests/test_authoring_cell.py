@@ -38,6 +38,9 @@ async def test_files_of_the_host_cannot_be_read(tmp_path):
     with pytest.raises(BuildFailedError, match="Permission denied") as caught:
         await apart.run(SHELL, [f"cat {secret}"], _work(tmp_path))
     assert "hidden words" not in str(caught.value)
+    for look in ("head -c 9 /dev/zero", "head -c 9 /dev/urandom"):
+        with pytest.raises(BuildFailedError, match="Permission denied"):
+            await apart.run(SHELL, [look], _work(tmp_path))
     for look in ("cat /etc/passwd", "cat /proc/self/environ", f"ls {Path.home()}", "ls /"):
         with pytest.raises(BuildFailedError, match="Permission denied"):
             await apart.run(SHELL, [look], _work(tmp_path))

@@ -26,7 +26,8 @@ from tests.upgrades_kit import constant
 SLOT = "eviction"
 ABSENT = cid_text(cid_of(b"nobody has this"))
 NASTY = ";; \x1b]0;owned\x07 mine\n"
-WORDS = ("--risks", "it may be\nslow", "--benefits", "fewer holes")
+WORDS = ("--risks", "it may be\nslow", "--benefits", "fewer holes", "--unchecked")
+"""What these modules answer makes no sense, which the check would say each time."""
 
 
 class Listed(msgspec.Struct):
@@ -204,6 +205,17 @@ async def test_a_proposal_says_what_it_is_and_what_happens_next(daemon, built):
     assert [each.body["slot"] for each in announced] == [SLOT]
 
 
+async def test_what_the_check_finds_is_found_before_it_is_proposed(daemon, built):
+    words = [each for each in WORDS if each != "--unchecked"]
+    ran = await daemon.run("upgrade", "propose", str(built["1"]), *words, "--json")
+    assert (ran.code, ran.json["error"]) == (1, "unsound")
+    assert "wrong: " in ran.json["message"]
+    assert "--unchecked" in ran.json["remedy"]
+    assert f"upgrade check {built['1']}" in ran.json["remedy"]
+    assert await _ls(daemon) == []
+    assert daemon.node.catalog == {}
+
+
 async def test_sources_of_others_do_nothing_to_the_terminal(daemon, built):
     await propose(daemon, built["1"], "--title", "a title")
     for arguments in (("--source",), ()):
@@ -269,6 +281,12 @@ async def test_a_rollout_is_followed_from_the_shadow_to_being_in_force_and_undon
     found = await shown(daemon, cid)
     assert (found.upgrade.state, len(found.stages)) == ("settled", 4)
     assert (await status(daemon)).former[-1].native
+
+    async with daemon.http() as http:
+        module = await http.get(f"/v1/upgrades/slots/{SLOT}/module")
+        native = await http.get("/v1/upgrades/slots/peer_scoring/module")
+    assert module.content == (built["1"] / "module.wasm").read_bytes()
+    assert (native.status_code, native.json()["error"]) == (404, "unknown")
 
     second = await propose(daemon, built["2"])
     found = await shown(daemon, second)

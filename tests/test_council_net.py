@@ -58,6 +58,25 @@ async def test_frames_arrive_in_order_whoever_dialled(nursery: Any) -> None:
     assert await a.take(200) == [(b"b", PROTOCOL, frame) for frame in sent]
 
 
+async def test_what_is_said_before_it_runs_goes_out_when_it_does(nursery: Any) -> None:
+    a, b = Side(b"a", nursery), Side(b"b", nursery)
+    a.pipes.connect(b.pipes)
+    a.frames.send(b"b", PROTOCOL, b"first")
+    assert await b.take(1) == [(b"a", PROTOCOL, b"first")]
+
+
+async def test_once_it_ends_it_takes_no_more_and_breaks_nothing(nursery: Any) -> None:
+    pipes = PipeNet(b"a", nursery)
+    side = CouncilNet(pipes, pipes.connect, {PROTOCOL: 1000}, lambda _peer: False)  # type: ignore[arg-type]
+    async with trio.open_nursery() as life:
+        life.start_soon(side.run)
+        await trio.testing.wait_all_tasks_blocked()
+        life.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
+            side.send(b"b", PROTOCOL, b"late")
+
+
 async def test_a_peer_that_cannot_be_reached_is_dialled_again_and_gets_what_waits(
     nursery: Any, autojump_clock: trio.testing.MockClock
 ) -> None:

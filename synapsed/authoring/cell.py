@@ -26,8 +26,8 @@ EXIT_WEAK = 125
 
 MAX_FILE = 256 << 20
 """Bytes of one file that is written: zig's cache holds a runtime library of some megabytes."""
-MAX_DATA = 4 << 30
-"""Bytes of one process' memory: rustc takes 0.2 GB, and node reserves more than it uses."""
+MAX_DATA = 2 << 30
+"""Bytes of one process' memory: compilers take 0.2 to 0.6 GB for a module."""
 MAX_OPEN = 512
 MAX_CPU_S = 60
 
@@ -47,7 +47,8 @@ _FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """Kinds of access to files that each version of Landlock knows; later ones added none."""
 _NET_SINCE, _SCOPE_SINCE = 4, 6
 _NET_ALL, _SCOPE_ALL = 0b11, 0b11
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+_DEVICES = ("/dev/null",)
+"""None that can be read for ever, or gives something else each time."""
 
 _FORBIDDEN = {
     "x86_64": (

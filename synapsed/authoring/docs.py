@@ -35,7 +35,7 @@ in `protocols/slot_*.py` by `python -m synapsed.authoring.docs`.
 synapsectl upgrade new peer_scoring --language rust -o peer_scoring.rs
 synapsectl upgrade build peer_scoring.rs --slot peer_scoring
 synapsectl upgrade check peer_scoring.upgrade --rebuild peer_scoring.rs
-synapsectl upgrade propose peer_scoring.upgrade
+synapsectl upgrade propose peer_scoring.upgrade --risks TEXT --benefits TEXT
 ```
 
 {languages}

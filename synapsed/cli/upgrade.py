@@ -9,6 +9,7 @@ from synapsed.cli import candidates, upgradeauthor, upgradecheck, upgradeshow
 from synapsed.cli.common import Cli, command, path_of
 from synapsed.cli.names import slot_named, upgrade_cid
 from synapsed.cli.proposing import NoWait, submitted_rows
+from synapsed.cli.upgradeauthor import Fuel, FuelPerRow, Pages
 from synapsed.control import ledgermodels
 from synapsed.control import upgrademodels as said
 from synapsed.control.problems import EXIT_FAILED
@@ -234,13 +235,9 @@ def propose(
             help="It answers so many rows in a million otherwise; else it claims to answer alike.",
         ),
     ] = None,
-    fuel: Annotated[int | None, typer.Option(min=1, help="Of a call; else the slot's.")] = None,
-    fuel_per_row: Annotated[
-        int | None, typer.Option(min=1, help="And of each row; else the slot's.")
-    ] = None,
-    memory_pages: Annotated[
-        int | None, typer.Option(min=1, max=1 << 16, help="Of 64 KiB; else the slot's.")
-    ] = None,
+    fuel: Fuel = None,
+    fuel_per_row: FuelPerRow = None,
+    memory_pages: Pages = None,
     no_wait: NoWait = False,
 ) -> None:
     """Propose a built module: keep it in the store, announce it, open the vote."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar
 import msgspec
 import typer
 
+from protocols import changes
 from protocols.errors import NotHeldError
 from synapsed.cli import candidates
 from synapsed.cli.common import Cli, command, path_of
@@ -34,6 +35,17 @@ SlotOf = Annotated[
 Weaker = Annotated[
     bool,
     typer.Option("--allow-weaker-jail", help="Although this kernel lacks a layer of the jail."),
+]
+
+Fuel = Annotated[
+    int | None, typer.Option(min=1, max=changes.MAX_FUEL, help="Of a call; else the slot's.")
+]
+FuelPerRow = Annotated[
+    int | None,
+    typer.Option(min=1, max=changes.MAX_FUEL_PER_ROW, help="And of each row; else the slot's."),
+]
+Pages = Annotated[
+    int | None, typer.Option(min=1, max=changes.MAX_PAGES, help="Of 64 KiB; else the slot's.")
 ]
 
 

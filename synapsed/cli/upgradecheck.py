@@ -14,7 +14,14 @@ import typer
 from synapsed.cli import candidates
 from synapsed.cli.common import Cli, command, path_of
 from synapsed.cli.names import slot_named
-from synapsed.cli.upgradeauthor import Weaker, built_folder, in_jail
+from synapsed.cli.upgradeauthor import (
+    Fuel,
+    FuelPerRow,
+    Pages,
+    Weaker,
+    built_folder,
+    in_jail,
+)
 from synapsed.control.problems import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -58,13 +65,9 @@ def check(
     ] = False,
     seed: Annotated[str, typer.Option(help="Of an earlier check, to repeat it.")] = "",
     rows: Annotated[int | None, typer.Option(min=1, help="To generate.")] = None,
-    fuel: Annotated[int | None, typer.Option(min=1, help="Of a call; else the slot's.")] = None,
-    fuel_per_row: Annotated[
-        int | None, typer.Option(min=1, help="And of each row; else the slot's.")
-    ] = None,
-    memory_pages: Annotated[
-        int | None, typer.Option(min=1, max=1 << 16, help="Of 64 KiB; else the slot's.")
-    ] = None,
+    fuel: Fuel = None,
+    fuel_per_row: FuelPerRow = None,
+    memory_pages: Pages = None,
     weaker: Weaker = False,
 ) -> None:
     """Try a module beside what it replaces, on hidden inputs. Fails where something is wrong."""
@@ -165,7 +168,7 @@ def _checked(out: "Output", found: "Checked", *, rebuilt: bool) -> None:
     if found.passed:
         out.verdict("pass", "nothing is wrong with it")
     if not found.calls:
-        out.pairs([("slot", found.slot), ("module", found.module_hash)])
+        out.pairs([("slot", found.slot), ("module", found.module_hash), ("seed", found.seed)])
         return
     if found.disagreements and not found.changed:
         out.line("     (--changed, where it is meant to answer otherwise)")

@@ -23,9 +23,9 @@ TAB = 4
 
 WHY_NOT = {
     "": "",
-    "off": "off: its owner wants the native reference",
-    "refused": "refused by its owner",
-    "quarantined": "in quarantine: it broke here",
+    "off": "off, the native reference answers",
+    "refused": "you refused it",
+    "quarantined": "in quarantine, it broke here",
     "asking": "waits for `synapsectl upgrade accept`",
     "late": "its module is not here yet",
 }
@@ -115,13 +115,14 @@ def _ask(info: said.UpgradeInfo) -> str:
 def _status_row(slot: said.SlotStatus) -> tuple[str, ...]:
     rollout, trial = slot.rollout, slot.trial
     named = slot.current if rollout is None else rollout.candidate
+    does = DUTY["none" if named.why_not else slot.duty]
     return (
         slot.slot,
         version_name(slot.answers),
         version_name(slot.current),
         slot.mode,
         "-" if rollout is None else f"{version_name(rollout.candidate)} at {_stage_of(rollout)}",
-        DUTY[slot.duty].format(slot.of_eight),
+        does.format(slot.of_eight),
         gain(trial.gain) if trial is not None and trial.permille and trial.pairs else "-",
         named.why_not or slot.current.why_not,
     )
@@ -392,9 +393,9 @@ def _manifest(out: "Output", found: Shown) -> None:
     rows = [("claims", f"to answer {said_so}"), ("written in", written)]
     rows += [("says", line) for line in manifest.description.splitlines()]
     for each in manifest.evidence:
-        was = f", was {each.baseline:g}" if each.baseline else ""
+        was = f", was {each.baseline:.9g}" if each.baseline else ""
         rows.append(
-            ("evidence", f"{each.metric} {each.value:g} {each.unit}{was} ({each.workload})")
+            ("evidence", f"{each.metric} {each.value:.9g} {each.unit}{was} ({each.workload})")
         )
     if manifest.source.why_not:
         rows.append(("no source", manifest.source.why_not))

@@ -187,15 +187,15 @@ class UpgradeService:
         return not self.why_not(slot, version)
 
     def why_not(self, slot: str, version: Version) -> str:
-        """Why a version does not answer here: off, refused, other-abi, quarantined, asking or late;
+        """Why a version does not answer here: refused, off, other-abi, quarantined, asking or late;
         "" where it may."""
         memory, mode = self.memory, self.memory.mode(slot)
         word = memory.word_on(version.proposal, slot, version.module)
         foreign = not version.native
         asked = word == "accept" or memory.has_run(slot, version.module)
         reasons = {
+            "refused": word == "refuse",  # first: everybody is told, also by who has it off
             "off": mode == "off",
-            "refused": word == "refuse",
             # Of a daemon that is newer than this one, or older.
             "other-abi": foreign and version.abi != self.slots[slot].abi,
             "quarantined": foreign and memory.broken(slot, version.module) is not None,
