@@ -20,8 +20,9 @@ install: .venv/demo.stamp ## the daemon and its command line in .venv, without w
 
 venv: .venv/test.stamp ## everything that the demo, the tests and the benches need
 
-demo: .venv/demo.stamp ## the main job: a published model, spread over a swarm of real daemons
+demo: .venv/demo.stamp ## the main job: real daemons spread a published model, and upgrade each other
 	$(BIN)/python -m simnet configs/scenarios/demo.toml --seed $(SEED) --out demo-out
+	$(BIN)/python -m simnet configs/scenarios/upgrade.toml --seed $(SEED) --out demo-out/upgrade
 
 test: lint ## lint, then all tests (JOBS: at a time; ARGS: more for pytest)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)

@@ -114,7 +114,7 @@ async def test_it_is_ended_with_all_that_it_started(tmp_path):
 async def test_the_folder_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(apart, "MAX_WRITTEN", 1 << 20)
     with pytest.raises(BuildLimitError, match="wrote more than 1 MiB"):
-        await apart.run(SHELL, ["head -c 3000000 /dev/zero > big; sleep 20"], _work(tmp_path))
+        await apart.run(SHELL, ["yes | head -c 3000000 > big; sleep 20"], _work(tmp_path))
 
 
 async def test_cancelling_ends_it(tmp_path):

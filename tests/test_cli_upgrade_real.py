@@ -74,7 +74,15 @@ def test_what_the_build_printed_is_what_is_voted_on(founded):
     )
     info = same_shape(built, BuiltInfo)
     with running(founded):
-        words = ("--risks", "none known", "--benefits", "an example", "--json", "--no-wait")
+        words = (
+            "--risks",
+            "none known",
+            "--benefits",
+            "an example",
+            "--json",
+            "--no-wait",
+            "--unchecked",
+        )
         proposed = ctl(founded, "upgrade", "propose", str(founded / "b"), *words)
         cid = same_shape(proposed, ledgermodels.Submitted).subject
         deadline = time.monotonic() + PATIENCE

@@ -238,13 +238,25 @@ def propose(
     fuel: Fuel = None,
     fuel_per_row: FuelPerRow = None,
     memory_pages: Pages = None,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Do not try it as the council's members will.")
+    ] = False,
+    weaker: upgradeauthor.Weaker = False,
     no_wait: NoWait = False,
 ) -> None:
-    """Propose a built module: keep it in the store, announce it, open the vote."""
+    """Propose a built module: try it, keep it in the store, announce it, open the vote."""
     for option, words in (("--risks", risks), ("--benefits", benefits)):
         if not words.strip():
             raise typer.BadParameter("who votes wants to read them", param_hint=option)
     upgradeauthor.built_folder(folder)
+    expires_in = None if expires is None else _seconds(expires)
+    with cli.client() as client:
+        _all(client)  # no daemon, or no ledger: said before anything is tried
+    if not unchecked:
+        limits = (fuel, fuel_per_row, memory_pages)
+        upgradecheck.must_be_sound(
+            cli, folder, changed=changed is not None, limits=limits, weaker=weaker
+        )
     asked = said.UpgradeRequest(
         path=str(folder.absolute()),
         risks=risks,
@@ -252,7 +264,7 @@ def propose(
         title=title,
         text=text,
         description=description,
-        expires_in=None if expires is None else _seconds(expires),
+        expires_in=expires_in,
         fuel=fuel,
         fuel_per_row=fuel_per_row,
         memory_pages=memory_pages,

@@ -6,11 +6,12 @@ It is tried in the jail, in a process of its own, on inputs that nobody knows be
 import io
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 import typer
 
+from protocols.errors import SynapseError
 from synapsed.cli import candidates
 from synapsed.cli.common import Cli, command, path_of
 from synapsed.cli.names import slot_named
@@ -25,8 +26,21 @@ from synapsed.cli.upgradeauthor import (
 from synapsed.control.problems import EXIT_FAILED
 
 if TYPE_CHECKING:
-    from synapsed.authoring.question import Checked, Fuel, Question
+    from protocols.slot_abi import Limits, Slot
+    from synapsed.authoring.question import Checked, Question
+    from synapsed.authoring.question import Fuel as Spent
     from synapsed.cli.output import Output
+
+Given = tuple[int | None, int | None, int | None]
+"""Fuel of a call, fuel of each row, pages of memory; None for the slot's own."""
+SHOWN = 3
+"""Findings in one error: the first tells most, and the rest often follows from it."""
+
+
+class UnsoundError(SynapseError):
+    """A module that members of the council would find unsound."""
+
+    code: ClassVar[str] = "unsound"
 
 
 def register(group: typer.Typer) -> None:
@@ -71,7 +85,6 @@ def check(
     weaker: Weaker = False,
 ) -> None:
     """Try a module beside what it replaces, on hidden inputs. Fails where something is wrong."""
-    from protocols.slot_abi import Limits  # noqa: PLC0415
     from protocols.slots import SLOTS  # noqa: PLC0415
     from synapsed.authoring.question import ROWS, Question  # noqa: PLC0415
 
@@ -79,17 +92,12 @@ def check(
     if (slot or named) is None:
         raise typer.BadParameter("a .wasm does not say what it is for: give --slot")
     chosen = SLOTS[slot_named(slot or named or "")]
-    limits = chosen.limits
     if rebuild is not None:
         _rebuilt(cli, rebuild, data, chosen.name, weaker=weaker)
     question = Question(
         slot=chosen.name,
         module=data,
-        limits=Limits(
-            fuel or limits.fuel,
-            fuel_per_row or limits.fuel_per_row,
-            memory_pages or limits.memory_pages,
-        ),
+        limits=_limits(chosen, (fuel, fuel_per_row, memory_pages)),
         incumbent=_incumbent(cli, incumbent, chosen.name),
         changed=changed,
         seed=seed,
@@ -102,6 +110,45 @@ def check(
     cli.done(judged, lambda out: _checked(out, found, rebuilt=rebuild is not None))
     if not found.passed:
         raise typer.Exit(EXIT_FAILED)
+
+
+def must_be_sound(cli: Cli, folder: Path, *, changed: bool, limits: Given, weaker: bool) -> None:
+    """Try what is about to be proposed as members of the council will. UnsoundError."""
+    from protocols.slots import SLOTS  # noqa: PLC0415
+    from synapsed.authoring.question import Question  # noqa: PLC0415
+
+    built, module, _ = built_folder(folder)
+    slot = SLOTS[slot_named(built.slot)]
+    question = Question(
+        slot=slot.name,
+        module=module,
+        limits=_limits(slot, limits),
+        incumbent=_in_force(cli, slot.name),
+        changed=changed,
+        timing=False,
+        hasty=True,
+    )
+    with cli.out.progress(f"check {folder.name}"):
+        found = _check(cli, question, weaker=weaker)
+    wrong = [f"{each.code}: {each.text}" for each in found.findings if each.decides]
+    if wrong:
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise UnsoundError(
+            "; ".join(wrong[:SHOWN]) + more,
+            remedy=f"`synapsectl upgrade check {folder}` tells more; members of the council will "
+            "find the same, and --unchecked proposes it all the same",
+        )
+
+
+def _limits(slot: "Slot", given: Given) -> "Limits":
+    """Those of a slot, where its author gives no others."""
+    from protocols.slot_abi import Limits  # noqa: PLC0415
+
+    fuel, fuel_per_row, memory_pages = given
+    own = slot.limits
+    return Limits(
+        fuel or own.fuel, fuel_per_row or own.fuel_per_row, memory_pages or own.memory_pages
+    )
 
 
 def _check(cli: Cli, question: "Question", *, weaker: bool) -> "Checked":
@@ -192,6 +239,6 @@ def _checked(out: "Output", found: "Checked", *, rebuilt: bool) -> None:
     out.pairs(rows)
 
 
-def _fuel(fuel: "Fuel") -> str:
+def _fuel(fuel: "Spent") -> str:
     times = f", {fuel.ratio:.3f} times the incumbent's" if fuel.incumbent else ""
     return f"{fuel.module} in {fuel.calls} calls of {fuel.rows} rows{times}"

@@ -48,6 +48,8 @@ class Instance:
         self, engine: wasmtime.Engine, module: wasmtime.Module, memory: int, fuel: int
     ) -> None:
         self.memory = memory
+        self.calls = self.bytes = 0
+        """That it has answered, and of their blocks."""
         self._store = store = wasmtime.Store(engine)
         store.set_limits(
             memory_size=memory, table_elements=TABLE_ELEMENTS, instances=1, tables=1, memories=1

@@ -28,6 +28,11 @@ BOUNDS = lockdown.Bounds(
 """Each memory reserves 4 GiB of addresses, and only what it writes to is bounded by `data`: all
 modules that a node keeps loaded, at 32 MiB each, with the interpreter."""
 
+RETIRED_CALLS, RETIRED_BYTES = 1000, 8 << 20
+"""An instance is replaced by a fresh one after so many calls, or blocks of so many bytes in all.
+What a module counts in its memory is then forgotten long before a check of it is over, so that
+none behaves for a check's length and otherwise ever after."""
+
 
 def run(layers: str) -> None:
     """Serve the node."""
@@ -124,7 +129,10 @@ class Runner:
             return wire.Failed(request.number, error.kind, error.text[: wire.MAX_TEXT])
         finally:
             self._running = 0
-        if not request.fresh:
+        instance.calls += 1
+        instance.bytes += request.size
+        spent = instance.calls >= RETIRED_CALLS or instance.bytes >= RETIRED_BYTES
+        if not request.fresh and not spent:
             self._instances[request.module] = instance
         return wire.Done(request.number, fuel, time.thread_time_ns() - began)
 

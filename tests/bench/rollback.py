@@ -28,6 +28,7 @@ import msgspec
 import trio
 
 from protocols.errors import SynapseError
+from simnet.checks import of_each
 from simnet.councilparts import Founding, LedgersAgree, OneHistory
 from simnet.councils import no_progress
 from simnet.daemon import Daemon
@@ -56,9 +57,10 @@ ROUNDS, KILLS = 5, 10
 KEPT = Path("bench-out") / "rollback-rounds.json"
 DAEMONS, MEMBERS = 6, 4
 SEED = 4
-PAUSE_S = (0.2, 6.0)
-"""Between a look at one daemon and the death of the next: an upgrade takes some ten of these, so
-that deaths fall into checking, fetching, compiling, each of the stages and each way back."""
+PAUSE_S, WITHIN_S = (0.2, 6.0), (0.0, 5.0)
+"""Between a look at one daemon and the death of the next; and, for every other one, between the
+beginning of a rollout and its death. So deaths fall into checking, fetching, compiling, each of the
+stages and each way back."""
 DOWN_S = (0.0, 1.5)
 SETTLE_S = 20.0
 """In which a daemon that is up has what its ledger names: a module of 300 bytes is fetched from a
@@ -183,7 +185,11 @@ def _unsaid(_: str) -> None:
 async def _kill_on_and_on(world: World, tally: Tally) -> None:
     draw = random.Random(world.seed)
     while tally.counts["kills"] < KILLS:
-        await trio.sleep(draw.uniform(*PAUSE_S))
+        if tally.counts["kills"] % 2:
+            await _in_a_rollout(world)
+            await trio.sleep(draw.uniform(*WITHIN_S))
+        else:
+            await trio.sleep(draw.uniform(*PAUSE_S))
         daemon = draw.choice(world.running())
         state = _what_goes_on(slot_of(await upgrades(daemon), RANKING))
         await daemon.signal(world.forks, "KILL")
@@ -193,6 +199,16 @@ async def _kill_on_and_on(world: World, tally: Tally) -> None:
         await world.start(daemon, kind="restart")
         tally.counts["late_at_first"] += not await _look(daemon, tally)
         await _settled(daemon, tally)
+
+
+async def _in_a_rollout(world: World) -> None:
+    """Wait until one is under way: most of an upgrade's time goes by before."""
+    with trio.move_on_after(ENDED_S):
+        while True:
+            found = await of_each(world.running(), upgrades)
+            if any(slot_of(each, RANKING).rollout is not None for each in found):
+                return
+            await trio.sleep(0.2)
 
 
 def _what_goes_on(slot: said.SlotStatus) -> str:
@@ -246,7 +262,7 @@ async def _upgrade_on_and_on(world: World, tally: Tally, say: Callable[[str], No
 async def _one(world: World, tally: Tally, number: int) -> None:
     proposer = world.random.choice(world.running())
     former = slot_of(await upgrades(proposer), RANKING).former
-    if number % 3 == 2 and former:
+    if number % 4 == 3 and former:
         done = await proposer.client.work(
             f"/v1/upgrades/slots/{RANKING}/rollback",
             ledger_said.Submitted,
@@ -255,7 +271,7 @@ async def _one(world: World, tally: Tally, number: int) -> None:
         )
         kind, cid = "back", done.subject or ""
     else:
-        worse = number % 3 == 1
+        worse = number % 4 == 1
         # Each has bytes of its own: the number is in them, and changes no order.
         score = (
             f"(i64.add (i64.const {number}) (i64.mul (i64.const 400) {{rank}}))"
