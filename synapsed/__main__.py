@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     init.set_defaults(command=_init)
     run = commands.add_parser("run", help="run the daemon in the foreground")
+    run.add_argument(
+        "--allow-weaker-jail",
+        action="store_true",
+        help="run upgrades although this kernel lacks a layer of the jail",
+    )
     run.set_defaults(command=_run)
     for command in (init, run):
         command.add_argument("--home", metavar="DIR", help="all in one folder (or SYNAPSED_HOME)")
@@ -150,7 +155,10 @@ def _run(arguments: argparse.Namespace) -> int:
     places = paths.find(arguments.home, arguments.config, os.environ)
     named = arguments.config or os.environ.get("SYNAPSED_CONFIG")
     exists = places.config_file.exists()
-    loaded = configload.load(places.config_file if named or exists else None, os.environ)
+    said = dict(os.environ)
+    if arguments.allow_weaker_jail:
+        said["SYNAPSED_UPGRADES__ALLOW_WEAKER_JAIL"] = "true"
+    loaded = configload.load(places.config_file if named or exists else None, said)
     logs.configure(loaded.config.log)
     try:
         return run_daemon(loaded, places, on_ready=lambda: None)

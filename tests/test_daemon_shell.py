@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from synapsed import __main__ as main
 from synapsed import keys, lock
 from synapsed.paths import find
 from synapsed.stopping import DEADLINE_S
@@ -386,3 +387,18 @@ def test_the_shell_imports_nothing_heavy(tmp_path: Path) -> None:
     code = f"import sys, synapsed.__main__; print(sorted({names} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_weaker_jail_is_accepted_for_one_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, said: bool
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        main,
+        "run_daemon",
+        lambda loaded, *_, **__: seen.append(loaded.config.upgrades.allow_weaker_jail) or 0,
+    )
+    option = ["--allow-weaker-jail"] if said else []
+    assert main.main(["run", "--home", str(home), *option]) == 0
+    assert seen == [said]
