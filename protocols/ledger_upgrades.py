@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from protocols.changes import UpgradeChange
-from protocols.entries import Mint, Report, StageEntry, Submission
+from protocols.changes import NATIVE, UpgradeChange
+from protocols.entries import Mint, Report, StageEntry, StageEvent, Submission
 from protocols.ledger_errors import (
     ClashError,
     ExpiredError,
@@ -30,6 +30,7 @@ from protocols.ledger_state import Execution, State
 from protocols.reputation import CREDITS
 from protocols.risk import HIGHEST_ABI
 from protocols.rollout import (
+    FULL,
     MAX_FORMER,
     MAX_OTHERS,
     MAX_REPORTS,
@@ -124,17 +125,31 @@ def possible(state: State, change: UpgradeChange) -> bool:
 # -- the stages --------------------------------------------------------------------------------
 
 
+def returns(slot: SlotState, change: UpgradeChange) -> bool:
+    """Whether a change is the way back: to the reference, or to what was in force before.
+
+    It is in force at once, and nobody measures it: it went through the stages in its time, and
+    people vote for it where a module does harm that its slot's goal does not see. Measured by that
+    goal the harmful one would stay.
+    """
+    if change.module == NATIVE:
+        return True
+    known = (change.module, change.manifest, change.abi, change.limits)
+    return any(known == (each.module, each.manifest, each.abi, each.limits) for each in slot.former)
+
+
 def begins(state: State, execution: Execution) -> StageEntry:
     """The entry that an accepted upgrade's time has come for."""
     change = execution.change
     assert isinstance(change, UpgradeChange)
+    event: StageEvent = "settle" if returns(state.slot(change.slot), change) else "open"
     lapsed = change.expires <= state.time
     return StageEntry(
         slot=change.slot,
         version=change.version,
         proposal=execution.proposal,
-        permille=SHADOW,
-        event="lapse" if lapsed else "open",
+        permille=FULL if event == "settle" and not lapsed else SHADOW,
+        event="lapse" if lapsed else event,
         reason="expired" if lapsed else "accepted",
         low=0,
         high=0,
@@ -186,6 +201,11 @@ def fold_stage(state: State, entry: StageEntry, index: int) -> None:
         if entry.event == "lapse":
             _set(state, slot, ended=_ended(entry, index, ()))
             return
+        if entry.event == "settle":
+            assert isinstance(execution.change, UpgradeChange)
+            current = version_of(execution.change, execution.proposal, index)
+            _in_force(state, slot, current, _ended(entry, index, ()))
+            return
         rollout = _begun(state, execution, index)
         _set(state, slot, highest=entry.version, rollout=rollout, ended=None)
         return
@@ -196,9 +216,7 @@ def fold_stage(state: State, entry: StageEntry, index: int) -> None:
         _set(state, slot, rollout=_in_stage(state, later, entry.permille, index))
     elif entry.event == "settle":
         current = msgspec.structs.replace(rollout.candidate, index=index)
-        former = (*slot.former, slot.current)[-MAX_FORMER:]
-        ended = _ended(entry, index, stages)
-        _set(state, slot, current=current, former=former, rollout=None, ended=ended)
+        _in_force(state, slot, current, _ended(entry, index, stages))
         if rollout.earns and rollout.author not in state.banned:
             amount = CREDITS["migration"]
             mint = Mint(rollout.author, "migration", amount, entry.proposal)
@@ -207,6 +225,12 @@ def fold_stage(state: State, entry: StageEntry, index: int) -> None:
         current = msgspec.structs.replace(slot.current, number=entry.version, index=index)
         ended = _ended(entry, index, stages)
         _set(state, slot, current=current, highest=entry.version, rollout=None, ended=ended)
+
+
+def _in_force(state: State, slot: SlotState, current: Version, ended: Ended) -> None:
+    former = (*slot.former, slot.current)[-MAX_FORMER:]
+    highest = max(slot.highest, current.number)
+    _set(state, slot, current=current, former=former, highest=highest, rollout=None, ended=ended)
 
 
 def _set(state: State, slot: SlotState, **changed: object) -> None:

@@ -172,6 +172,7 @@ class LedgerService:
             net, connect, participant.PROTOCOLS, self._is_member, self._pause_of
         )
         self._ran = False
+        self._loaded = trio.Event()
         self._ratified_at: float | None = None
         self._votes: dict[bytes, int] = {}
         self._seen: deque[tuple[int, float]] = deque()
@@ -221,6 +222,16 @@ class LedgerService:
     def now(self) -> Instant:
         """The time, as the machine is told it."""
         return Instant(trio.current_time(), int(self._clock() * 1000))
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the state is that of all that the disk holds, or can be had of it."""
+        follower = self.machine.follower
+        return follower.whole or follower.halted is not None
+
+    async def wait_loaded(self) -> None:
+        """Until then the state is one that was in force long ago. `run` must be under way."""
+        await self._loaded.wait()
 
     @property
     def stalled(self) -> str:
@@ -362,6 +373,8 @@ class LedgerService:
             await self._driver.drain()
             await trio.lowlevel.checkpoint()
         else:
+            if self.loaded:
+                self._loaded.set()
             await self._rest()
 
     def _turn(self) -> bool:

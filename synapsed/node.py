@@ -60,6 +60,8 @@ from synapsed.transfer.pull import Puller
 from synapsed.transfer.serve import MAX_STREAMS_PER_PEER, BlockServer
 from synapsed.upgrades import Board
 from synapsed.upgrades import compose as upgrades_of
+from synapsed.upgrades.modules import RESTORE_SECONDS
+from synapsed.upgrades.service import UpgradeService
 from synapsed.upgrades.soundness import Soundness
 from synapsed.upgrading import Upgrading
 from synapsed.uses import Uses
@@ -352,10 +354,13 @@ async def _run(
         services |= _ledger_services(parts, parts.ledger)
     if parts.upgrades is not None and parts.jail is not None:
         services |= {"upgrades": parts.upgrades.run, "jail": parts.jail.run}
-        await parts.upgrades.restore()
     if beside is not None:
         services["beside"] = lambda: beside(parts)
     async with trio.open_nursery() as nursery:
+        if parts.ledger is not None and parts.upgrades is not None:
+            first = services.pop("ledger")
+            nursery.start_soon(supervise, "ledger", first, parts.bus.emit)
+            await _unless(stop, partial(_restore, parts.ledger, parts.upgrades))
         for name, run in services.items():
             nursery.start_soon(supervise, name, run, parts.bus.emit)
         await parts.catalog.restored()
@@ -368,6 +373,26 @@ async def _run(
         ready()
         await stop.wait()
         await parts.liveness.leave()
+        nursery.cancel_scope.cancel()
+
+
+async def _restore(ledger: LedgerService, upgrades: UpgradeService) -> None:
+    """Have what the ledger says answer from the first call on."""
+    with trio.move_on_after(RESTORE_SECONDS):
+        await ledger.wait_loaded()
+    await upgrades.restore()
+
+
+async def _unless(stop: trio.Event, work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work`, and leave it undone when `stop` comes first."""
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            await stop.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        await work()
         nursery.cancel_scope.cancel()
 
 

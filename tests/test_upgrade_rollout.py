@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocols.changes import NATIVE
+from protocols.changes import NATIVE, CallLimits
 from protocols.entries import (
     StageEntry,
     decode_entry,
@@ -192,23 +192,41 @@ def test_after_a_rollback_the_bytes_before_are_in_force_again() -> None:
     assert current.manifest == first.manifest
 
 
-def test_a_vote_leads_back_to_what_was_in_force_before_and_to_the_reference() -> None:
+def test_a_vote_leads_back_at_once_to_what_was_in_force_before_and_to_the_reference() -> None:
+    """Nobody measures it: by the goal that it is good at, a harmful module would stay."""
     book = network()
     first = change(book, "first")
     begin(book, first, "first")
     go(book)
     begin(book, change(book, "second"), "second")
     go(book)
-    second = change(book, "first", source=first.source)
-    assert (second.version, second.module) == (3, first.module)
-    begin(book, second, "back")
+    back = change(book, "first", source=first.source)
+    assert (back.version, back.module) == (3, first.module)
+    assert settled(book, accept(book, back, "back")) == (3, first.module)
+    cid = accept(book, way_back(book), "native")  # without verdicts
+    assert settled(book, cid) == (4, NATIVE)
+    replayed(book)
+
+
+def test_other_limits_for_former_bytes_go_through_the_stages() -> None:
+    book = network()
+    first = change(book, "first")
+    begin(book, first, "first")
     go(book)
-    assert book.state.slot(SLOT).current.module == first.module
-    cid = begin(book, way_back(book), "native")
-    assert rollout(book).candidate.native
-    assert book.state.closed.get(cid).accepted  # type: ignore[union-attr]  # without verdicts
+    begin(book, change(book, "second"), "second")
     go(book)
-    assert (book.state.slot(SLOT).current.number, book.state.slot(SLOT).current.native) == (4, True)
+    begin(book, change(book, "first", limits=CallLimits(2_000_000, 1_000, 16)), "not quite back")
+
+
+def settled(book: Book, cid: bytes) -> tuple[int, bytes]:
+    """What is in force when an accepted change's time has come, without any stage."""
+    (entry,) = stages(book.later(book.state.params["execute.delay_ms"]))
+    assert (entry.proposal, entry.event, entry.permille, entry.reason) == (
+        cid, "settle", 1000, "accepted",
+    )  # fmt: skip
+    slot = book.state.slot(SLOT)
+    assert (slot.rollout, slot.highest) == (None, entry.version)
+    return slot.current.number, slot.current.module
 
 
 def test_more_failures_than_liars_end_it_at_once() -> None:

@@ -145,6 +145,7 @@ class BookLedger:
         self.submitted: list[Report] = []
         self.down = False
         self.lost = 0
+        self.loaded = True
 
     @property
     def ledger(self) -> Any:
@@ -360,7 +361,7 @@ class Desk:
         return {(await self.ask(os.urandom(8)))[0] for _ in range(count)}
 
 
-EVICTION_LIMITS = change(network()).limits.__class__(5_000_000, 10_000, 200)
+EVICTION_LIMITS = change(network()).limits.__class__(1_600_000, 10_000, 200)
 
 
 def reference_answer() -> list[int]:
