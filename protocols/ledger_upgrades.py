@@ -204,7 +204,10 @@ def fold_stage(state: State, entry: StageEntry, index: int) -> None:
         if entry.event == "settle":
             assert isinstance(execution.change, UpgradeChange)
             current = version_of(execution.change, execution.proposal, index)
-            _in_force(state, slot, current, _ended(entry, index, ()))
+            # What is left was voted out: it answers for nothing that fails, and it would have to
+            # go through the stages again.
+            former = tuple(each for each in slot.former if each.module != current.module)
+            _in_force(state, slot, current, former, _ended(entry, index, ()))
             return
         rollout = _begun(state, execution, index)
         _set(state, slot, highest=entry.version, rollout=rollout, ended=None)
@@ -216,7 +219,8 @@ def fold_stage(state: State, entry: StageEntry, index: int) -> None:
         _set(state, slot, rollout=_in_stage(state, later, entry.permille, index))
     elif entry.event == "settle":
         current = msgspec.structs.replace(rollout.candidate, index=index)
-        _in_force(state, slot, current, _ended(entry, index, stages))
+        former = (*slot.former, slot.current)[-MAX_FORMER:]
+        _in_force(state, slot, current, former, _ended(entry, index, stages))
         if rollout.earns and rollout.author not in state.banned:
             amount = CREDITS["migration"]
             mint = Mint(rollout.author, "migration", amount, entry.proposal)
@@ -227,8 +231,9 @@ def fold_stage(state: State, entry: StageEntry, index: int) -> None:
         _set(state, slot, current=current, highest=entry.version, rollout=None, ended=ended)
 
 
-def _in_force(state: State, slot: SlotState, current: Version, ended: Ended) -> None:
-    former = (*slot.former, slot.current)[-MAX_FORMER:]
+def _in_force(
+    state: State, slot: SlotState, current: Version, former: tuple[Version, ...], ended: Ended
+) -> None:
     highest = max(slot.highest, current.number)
     _set(state, slot, current=current, former=former, highest=highest, rollout=None, ended=ended)
 

@@ -6,6 +6,7 @@ import msgspec
 
 from protocols.entries import (
     Approval,
+    Body,
     Candidacy,
     EpochEntry,
     GuiltProof,
@@ -137,17 +138,21 @@ def share_of(said: Waiting) -> Share:
         return said.voter, "vote", said.proposal
     if isinstance(said, Approval):
         return said.key, "approval", said.proposal
-    match said.body:
+    return said.author, *_kind_and_subject(said.body)
+
+
+def _kind_and_subject(body: Body) -> tuple[str, bytes]:
+    match body:
         case Note() | Proposal():
-            return said.author, "quota", b""
+            return "quota", b""
         case Verdict(proposal=proposal):
-            return said.author, "verdict", proposal
+            return "verdict", proposal
         case Report(proposal=proposal):
-            return said.author, "report", proposal
+            return "report", proposal
         case GuiltProof(proof=proof):
-            return said.author, "guilt", b"%d %d" % (proof.epoch, proof.seat)
+            return "guilt", b"%d %d" % (proof.epoch, proof.seat)
         case Candidacy(epoch=epoch) | Reveal(epoch=epoch) | Latency(epoch=epoch):
-            return said.author, type(said.body).__name__, b"%d" % epoch
+            return type(body).__name__, b"%d" % epoch
 
 
 def most_of(share: Share, ledger: LedgerState) -> int:

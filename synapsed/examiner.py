@@ -23,6 +23,7 @@ from protocols.errands import Examine
 from protocols.errors import MalformedError, SynapseError
 from protocols.manifest import Manifest, ProposalManifest, decode_manifest
 from synapsed import supervise
+from synapsed.authoring.question import CheckFailedError
 from synapsed.control.problems import ArtefactUnavailableError
 from synapsed.models import NotAModelManifestError
 from synapsed.transfer.limits import Room
@@ -41,6 +42,9 @@ SAMPLE = 4
 TRIES, AGAIN_S = 3, 120.0
 """Looks at an artefact before a member says that it cannot be had, and seconds between them: its
 holders may be asleep, and a verdict is not taken back."""
+TRIES_OPEN = 8
+"""... where the check of an upgrade came to no end, which says nothing about it: an hour's overload
+of this machine is waited for, and after that nothing is said at all."""
 AT_ONCE = 3
 """Proposals that are looked at together: one whose holders are slow holds up one place."""
 MAX_WAITING = 512
@@ -118,14 +122,20 @@ class Examiner:
 
     async def _examine(self, question: Examine) -> None:
         budget = Budget()
-        for again in range(TRIES):
+        for again in range(1, TRIES_OPEN + 1):
             async with self._places:
                 error = await self._error(question.manifest, budget)
-            final = error is None or isinstance(error, MalformedError)
-            if final or again + 1 == TRIES:
+            is_open = isinstance(error, CheckFailedError)
+            if is_open:
+                budget = Budget()  # all was there: the time went into looking at it
+            elif error is None or isinstance(error, MalformedError) or again >= TRIES:
                 break
-            await trio.sleep(AGAIN_S)
+            if again < TRIES_OPEN:
+                await trio.sleep(AGAIN_S * again)
         self._under_way -= 1
+        if is_open:
+            log.warning("%s: no verdict: %s", cid_text(question.proposal), error)
+            return
         if self._tell is not None:
             name, why = cid_text(question.proposal), "" if error is None else error.message
             self._tell("proposal.examined", proposal=name, holds=error is None, why=why)

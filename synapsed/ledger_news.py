@@ -60,6 +60,8 @@ class News:
         """Terms that ended by time-outs since the start."""
         self.entries: Counter[str] = Counter()
         """Ratified here since the start, by kind."""
+        self._slots: dict[bytes, str] = {}
+        """Of rollouts that were seen: at the end of a long run of entries one may be over."""
         self.milliseconds: deque[float] = deque(maxlen=RECENT)
         """From an entry's first sight here to its ratification here."""
 
@@ -221,6 +223,7 @@ class News:
                 )
 
     def _stage(self, entry: e.StageEntry, about: dict[str, object]) -> None:
+        self._slots[entry.proposal] = entry.slot
         self._emit(
             _STAGE_EVENTS[entry.event],
             slot=entry.slot,
@@ -242,7 +245,7 @@ class News:
         self._emit(
             "upgrade.refused" if report.status == "refused" else "upgrade.reported",
             peer=peer_id_text(author),
-            slot=None if slot is None else slot.slot,
+            slot=self._slots.get(report.proposal) if slot is None else slot.slot,
             permille=report.stage,
             status=report.status,
             gain=report.gain,

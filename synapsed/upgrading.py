@@ -281,10 +281,16 @@ class Upgrading(Assembly):
             ) from error
 
     def _check(self, change: UpgradeChange) -> None:
-        """Raise what the ledger would."""
+        """Raise what the ledger would, and where it could never begin."""
         state = self._ledger.ledger
         check_change(change, state.params, state.humans)
         check_proposed(state, change)
+        vote = state.params["vote.window_ms"] + state.params["execute.delay_ms"]
+        if change.expires <= state.time + vote:
+            raise ConflictError(
+                f"it expires before its vote is over and it may begin, {vote // 1000} s from now",
+                remedy="propose it with a later expiry",
+            )
 
     async def _open(
         self, title: str, text: str, change: UpgradeChange, wait: bool, report: Report

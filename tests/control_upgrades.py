@@ -31,6 +31,11 @@ class NodeLedger:
         self.on_changed: list[Callable[[], None]] = []
 
     @property
+    def loaded(self) -> bool:
+        """Nothing is read from a disk here."""
+        return True
+
+    @property
     def ledger(self) -> Any:
         return self._node.there.state
 

@@ -104,6 +104,7 @@ def test_a_source_is_begun_built_and_refused_where_it_is_wrong(tmp_path):
     wrong.write_text("(module (func $x (unknown)))")
     for arguments, code, words in (
         (("build", str(source), "--slot", SLOT, "-o", str(other)), 1, "with other things in it"),
+        (("build", str(source), "--slot", SLOT, "-o", str(source)), 1, "is a file"),
         (("build", str(source), "--slot", "nope"), 1, "there is no slot"),
         (("build", str(source)), 2, "--slot"),
         (("build", str(tmp_path / "none.wat"), "--slot", SLOT), 1, "cannot read"),
@@ -116,6 +117,8 @@ def test_a_source_is_begun_built_and_refused_where_it_is_wrong(tmp_path):
         (("propose", str(other), *WORDS), 1, "upgrade build SOURCE"),
         (("propose", str(folder)), 2, "--risks"),
         (("propose", str(folder), *WORDS, "--expires", "soon"), 2, "--expires"),
+        (("propose", str(folder), *WORDS, "--risks", " "), 2, "--risks"),
+        (("propose", str(folder), *WORDS, "--fuel", str(1 << 50)), 2, "17179869184"),
         (("show", "x", "--source", "--difference"), 2, "give one of them"),
         (("replay", SLOT, "--version", "1", "--proposal", "x"), 2, "give one of them"),
         (("mode", "perhaps"), 2, "perhaps"),
@@ -125,6 +128,7 @@ def test_a_source_is_begun_built_and_refused_where_it_is_wrong(tmp_path):
         assert (ran.code, ran.out) == (code, ""), (arguments, ran)
         assert re.search(words, ran.err), (arguments, ran.err)
         assert len(ran.err.splitlines()) <= 2, (arguments, ran.err)
+        assert "\N{REPLACEMENT CHARACTER}" not in ran.err, (arguments, ran.err)
     assert not (tmp_path / "w").exists(), "half a build was left"
 
 

@@ -68,6 +68,36 @@ def test_a_key_that_was_lost_costs_the_cache_and_nothing_else(tmp_path: Path) ->
     assert cache.get(ONE) == b"code"
 
 
+@pytest.mark.parametrize("how", ["readable", "link"])
+def test_a_key_that_others_may_know_is_no_key(tmp_path: Path, how: str) -> None:
+    folder, key, foreign = tmp_path / "jail", tmp_path / "jail/mac.key", tmp_path / "known"
+    Cache(folder, "1").put(ONE, b"code of theirs")
+    folder.chmod(0o777)
+    if how == "readable":
+        key.chmod(0o644)
+    else:
+        foreign.write_bytes(key.read_bytes())
+        foreign.chmod(0o600)
+        key.unlink()
+        key.symlink_to(foreign)
+    known = key.read_bytes()
+    with pytest.raises(NotCompiledError):
+        Cache(folder, "1").get(ONE)
+    assert key.read_bytes() != known
+    assert not key.is_symlink()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, key)] == [0o700, 0o600]
+
+
+def test_what_a_crash_left_half_written_goes_at_the_next_start(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.1.new", tmp_path / "new.2.new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    Cache(tmp_path, "1")
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_it_stays_within_its_bound_and_keeps_what_was_used_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

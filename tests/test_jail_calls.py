@@ -13,6 +13,7 @@ import trio
 
 from protocols.slot_abi import WORD, Batch, Limits
 from protocols.wasm_module import ModuleLimits, ModuleRefusedError
+from synapsed.authoring import check
 from synapsed.jail import arena, compiling, worker
 from synapsed.jail import jail as jail_module
 from synapsed.jail.errors import (
@@ -24,6 +25,7 @@ from synapsed.jail.errors import (
     NotCompiledError,
 )
 from synapsed.jail.jail import Jail
+from synapsed.jailworker import runner
 from tests import wasm_kit
 from tests.jail_kit import ADDER, TOY, Told, jailed, right, toy
 
@@ -80,6 +82,34 @@ async def test_only_a_fresh_instance_has_forgotten(jail: Jail) -> None:
     assert [await answer(fresh=False) for _ in range(3)] == [1, 2, 3]
     assert await answer(fresh=True) == 1
     assert await answer(fresh=False) == 4
+
+
+async def test_no_instance_counts_for_longer_than_a_check_asks_it(jail: Jail) -> None:
+    module, batch = await compiled(jail, COUNTING), toy(1, jail)
+    seen = []
+    for _ in range(2 * runner.RETIRED_CALLS + 2):
+        await jail.call(module, batch, TOY.limits)
+        seen.append(batch.answer("sum")[0])
+    once = list(range(1, runner.RETIRED_CALLS + 1))
+    assert seen == [*once, *once, 1, 2]
+    assert runner.RETIRED_CALLS < check.ENDURANCE
+    large = toy(10_000, jail)  # 240 kB: bytes are counted, too
+    for _ in range(runner.RETIRED_BYTES // large.block.nbytes + 1):
+        await jail.call(module, large, TOY.limits)
+    await jail.call(module, batch, TOY.limits)
+    assert batch.answer("sum")[0] == 1
+
+
+async def test_a_machine_that_stood_still_is_no_fault_of_a_module(jail: Jail) -> None:
+    module = await compiled(jail, ADDER)
+    await jail.call(module, toy(5, jail), TOY.limits)
+    assert jail._worker is not None
+    os.kill(jail._worker.child.pid, signal.SIGSTOP)
+    with pytest.raises(JailSlowError):
+        await jail.call(module, toy(20_000, jail), TOY.limits, seconds=0.1)
+    batch = toy(5, jail)
+    await jail.call(module, batch, TOY.limits)  # by a new worker, at once
+    assert right(batch)
 
 
 TRAPS = {

@@ -331,7 +331,7 @@ def test_a_model_that_was_removed_is_not_repaired_back(swarm: Swarm, tmp_path: P
     cid = origin.load(tmp_path / "small")
     (first,) = until(lambda: [it for it in others if it.held(cid) and it.model(cid).model.complete])
     second = next(it for it in others if it is not first)
-    assert first.model(cid).model.reasons == ["replica"]
+    until(lambda: first.model(cid).model.reasons == ["replica"])
     until(lambda: origin.announced(cid).get(first.peer_id) == origin.announced(cid)[origin.peer_id])
     first.client.call("DELETE", f"/v1/models/{cid}", models.Removed)
     until(lambda: first.peer_id not in origin.announced(cid))

@@ -208,6 +208,20 @@ def test_a_vote_leads_back_at_once_to_what_was_in_force_before_and_to_the_refere
     replayed(book)
 
 
+def test_what_was_voted_out_is_no_way_back_and_answers_for_nothing_that_fails() -> None:
+    book = network()
+    first = change(book, "first")
+    begin(book, first, "first")
+    go(book)
+    begin(book, change(book, "harmful"), "harmful")
+    go(book)
+    settled(book, accept(book, change(book, "first", source=first.source), "back"))
+    assert [each.module for each in book.state.slot(SLOT).former] == [NATIVE]
+    begin(book, change(book, "harmful"), "once more")
+    assert rollout(book).permille == 0
+    replayed(book)
+
+
 def test_other_limits_for_former_bytes_go_through_the_stages() -> None:
     book = network()
     first = change(book, "first")

@@ -388,3 +388,33 @@ async def test_a_disk_too_full_to_record_on_is_told_once(tmp_path: Path, nursery
     with trio.fail_after(5):
         while not recorder.count(SLOT):
             await trio.sleep(0.01)
+
+
+async def test_an_operation_that_did_not_wait_for_its_version_says_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a module that never answers in time would be measured by what replaced it."""
+    async with desk(tmp_path) as here:
+        here.begin(await here.offer(constant(7)))
+        trying = await here.until(lambda: here.board.lines[SLOT].trying)
+        here.board.lines[SLOT] = msgspec.structs.replace(
+            here.board.lines[SLOT], trying=msgspec.structs.replace(trying, of_eight=8)
+        )
+        told: list[int] = []
+        monkeypatch.setattr(
+            here.service.watch, "achieved", lambda *_, candidate, value: told.append(value)
+        )
+
+        async def never(*_: object) -> int:
+            return await trio.sleep_forever()
+
+        for waits in (True, False):
+            operation = here.board.operation(SLOT)
+            batch = EVICTION.generate(Draw(b"rows"), 8)
+            with monkeypatch.context() as patch:
+                if not waits:
+                    patch.setattr(here.board, "answer", never)
+                with trio.move_on_after(30 if waits else 0.02):
+                    await operation.call(batch)
+            operation.achieved(int(waits))
+        assert told == [1]

@@ -163,17 +163,14 @@ async def test_a_refusal_is_signed_said_in_every_stage_and_kept(tmp_path: Path) 
             owner(here).refuse(b"\x01q\x12 " + b"x" * 32)
 
 
-async def test_a_refused_way_back_to_the_reference_leaves_the_module(tmp_path: Path) -> None:
+async def test_who_refuses_the_way_back_does_not_keep_what_was_voted_out(tmp_path: Path) -> None:
     async with desk(tmp_path) as here:
         await here.adopt(constant(3), "the first")
-        cid = here.begin(way_back(here.book), "back")
+        cid = here.book.propose(here.person, way_back(here.book))
         owner(here).refuse(cid)
-        while here.slot.rollout is not None:
-            here.stage()
-        assert here.slot.current.number == 2
-        assert await here.ask() == (1, [3] * 20)
-        owner(here).accept(cid)
-        assert await here.ask() == (2, reference_answer())
+        here.finish(cid)
+        assert (here.slot.current.number, here.slot.rollout) == (2, None)
+        assert (await here.ask())[1] == reference_answer()
 
 
 async def test_a_refusal_before_the_rollout_is_said_when_it_begins(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from protocols.changes import CallLimits
 from protocols.rollout import coin
 from synapsed.store.reasons import UPGRADE
 from tests.ledger_book import MEMBERS
-from tests.upgrade_book import STAGE, network, way_back
+from tests.upgrade_book import STAGE, change, network, way_back
 from tests.upgrades_kit import SPINS, TRAPS, Desk, constant, desk, pinned, reference_answer
 
 WORSE = {"gain": -500_000}
@@ -124,16 +124,31 @@ async def test_what_is_worse_is_undone_by_a_higher_version(tmp_path: Path, settl
         assert await here.ask() == (settled + 2, before)
 
 
-async def test_the_way_back_to_the_reference_is_an_upgrade_like_others(tmp_path: Path) -> None:
+async def test_a_voted_way_back_to_the_reference_is_in_force_at_once(tmp_path: Path) -> None:
     async with desk(tmp_path) as here:
         await here.adopt(constant(3), "the first")
-        here.begin(way_back(here.book), "back")
-        await here.tried()
-        here.stage()
-        assert await here.versions() == {1, 2}
-        while here.slot.rollout is not None:
-            here.stage()
+        cid = here.book.propose(here.person, way_back(here.book))
+        here.finish(cid)
+        assert here.slot.rollout is None
         assert await here.ask() == (2, reference_answer())
+
+
+async def test_a_voted_way_back_to_a_module_is_in_force_at_once(tmp_path: Path) -> None:
+    async with desk(tmp_path) as here:
+        first = await here.offer(constant(3))
+        await here.adopt(first, "the first")
+        await here.adopt(constant(7), "the second")
+        again = change(
+            here.book,
+            **{
+                name: getattr(first, name)
+                for name in ("module", "size", "limits", "source", "manifest")
+            },
+        )
+        cid = here.book.propose(here.person, again)
+        here.finish(cid)
+        assert here.slot.rollout is None
+        assert await here.ask() == (3, [3] * 20)
 
 
 @pytest.mark.parametrize("stages", range(5))

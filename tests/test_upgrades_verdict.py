@@ -10,12 +10,14 @@ import trio
 from protocols.cid import cid_of
 from protocols.errands import Examine
 from protocols.manifest import ProposalManifest
+from protocols.slots import SLOTS
+from synapsed import examiner as examiner_module
 from synapsed.authoring.question import Checked, CheckFailedError, Finding, Question
 from synapsed.control.problems import ArtefactUnavailableError
 from synapsed.examiner import Examiner
 from synapsed.transfer.limits import Room
 from synapsed.upgrades.modules import MAX_FETCH, MixedUpError
-from synapsed.upgrades.soundness import Soundness, UnsoundError
+from synapsed.upgrades.soundness import MOST_TIMES, Soundness, UnsoundError
 from tests.upgrade_book import way_back
 from tests.upgrades_kit import ME, SLOT, Desk, constant, desk
 
@@ -95,6 +97,23 @@ async def test_parts_that_do_not_belong_together_are_unsound(tmp_path: Path, how
         assert check.asked == []
 
 
+@pytest.mark.parametrize("name", MOST_TIMES)
+async def test_limits_far_above_the_slots_own_are_unsound(tmp_path: Path, name: str) -> None:
+    async with desk(tmp_path) as here:
+        what, check = await here.offer(constant(3)), Check()
+        looks = soundness(here, check)
+        most = MOST_TIMES[name] * getattr(SLOTS[SLOT].limits, name)
+
+        async def look(value: int) -> None:
+            limits = msgspec.structs.replace(what.limits, **{name: value})
+            await looks.look(msgspec.structs.replace(what, limits=limits), room())
+
+        await look(most)
+        with pytest.raises(UnsoundError, match=f"limits.{name}"):
+            await look(most + 1)
+        assert len(check.asked) == 1
+
+
 async def test_the_verdict_is_no_only_where_the_check_says_so(tmp_path: Path) -> None:
     async with desk(tmp_path) as here:
         check = Check()
@@ -128,4 +147,31 @@ async def test_the_verdict_is_no_only_where_the_check_says_so(tmp_path: Path) ->
         here.elsewhere.away.add(change.manifest)
         with pytest.raises(ArtefactUnavailableError):
             await examiner.look(proposal)
+        here.nursery.cancel_scope.cancel()
+
+
+async def test_a_check_that_comes_to_no_end_is_never_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examiner_module, "AGAIN_S", 0.0)
+    async with desk(tmp_path) as here:
+        check, found = Check(), list[tuple[bytes, bool]]()
+        check.error = CheckFailedError("the machine is busy")
+        examiner = Examiner(
+            cast(Any, here.elsewhere), lambda *said: found.append(said), soundness(here, check)
+        )
+        proposal = ProposalManifest(
+            title="t",
+            description="",
+            author=ME.identity,
+            depends_on=(),
+            change=await here.offer(constant(3)),
+        )
+        here.nursery.start_soon(examiner.run)
+        examiner.ask(Examine(cid_of(b"busy"), proposal))
+        await here.until(lambda: len(check.asked) == examiner_module.TRIES_OPEN)
+        check.error = None
+        examiner.ask(Examine(cid_of(b"idle"), proposal))
+        await here.until(lambda: bool(found))
+        assert found == [(cid_of(b"idle"), True)]
         here.nursery.cancel_scope.cancel()

@@ -50,16 +50,19 @@ class Asked(msgspec.Struct, frozen=True):
     question: Question
     allow_weaker: bool
     parent: int
+    folder: str
+    """For the jail. It is the asker's: who is killed leaves its folders behind."""
 
 
 async def check_apart(question: Question, *, allow_weaker: bool = False) -> Checked:
     """Try a module in a process of its own. Raises CheckFailedError, which says nothing about the
     module: ask again later."""
-    asked = Asked(question, allow_weaker, os.getpid())
-    found = await _once(asked)
-    if any(finding.code == KILLS for finding in found.findings):
-        # The worker may have been killed from without: only a module does that twice.
+    with tempfile.TemporaryDirectory(prefix="synapsed-check-") as folder:
+        asked = Asked(question, allow_weaker, os.getpid(), folder)
         found = await _once(asked)
+        if any(finding.code == KILLS for finding in found.findings):
+            # The worker may have been killed from without: only a module does that twice.
+            found = await _once(asked)
     return found
 
 
@@ -99,14 +102,13 @@ def _reply(said: bytes, status: int | None, words: bytes) -> Checked:
 
 
 async def _answer(asked: Asked) -> Failed | Found:
-    with tempfile.TemporaryDirectory(prefix="synapsed-check-") as folder:
-        jail = Jail(Path(folder), _tell_nobody, allow_weaker=asked.allow_weaker)
-        try:
-            return Found(await check.check(asked.question, jail))
-        except SynapseError as error:
-            return Failed(error.message, error.remedy)
-        finally:
-            jail.close()
+    jail = Jail(Path(asked.folder), _tell_nobody, allow_weaker=asked.allow_weaker)
+    try:
+        return Found(await check.check(asked.question, jail))
+    except SynapseError as error:
+        return Failed(error.message, error.remedy)
+    finally:
+        jail.close()
 
 
 def _tell_nobody(kind: str, **fields: object) -> None:

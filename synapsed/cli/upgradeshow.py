@@ -19,6 +19,9 @@ MAX_LINES = 5000
 SHORT_DIFFERENCE = 120
 """Lines that `upgrade show` prints among the rest."""
 SHORT_HASH = 16
+TO_MINUTES = len("2000-01-01 00:00")
+SHORT_TROUBLE = 200
+"""Characters of why a module is not here, which names everybody who was asked."""
 TAB = 4
 
 WHY_NOT = {
@@ -59,7 +62,7 @@ def _fuel(value: float) -> str:
 
 def interval(stage: said.StageInfo) -> str:
     """Between which gains the network's lies."""
-    return "-" if stage.low is None else f"{gain(stage.low)} to {gain(stage.high)}"
+    return "-" if stage.low is None else f"{100 * stage.low:+.2f} to {gain(stage.high)}"
 
 
 def stage_name(permille: int) -> str:
@@ -86,6 +89,8 @@ def version_name(version: said.VersionInfo) -> str:
 
 def statuses(out: "Output", found: said.Upgrades) -> None:
     """Every slot in a line."""
+    from synapsed.cli.output import short_text  # noqa: PLC0415
+
     out.table(
         ("SLOT", "ANSWERS", "LEDGER", "MODE", "STAGE", "HERE", "GAIN>", "NOTE"),
         (_status_row(each) for each in found.slots),
@@ -95,7 +100,7 @@ def statuses(out: "Output", found: said.Upgrades) -> None:
         out.verdict("warn", f"{what} is in quarantine here: {broken.why}")
     for slot in found.slots:
         if slot.trouble:
-            out.verdict("warn", f"{slot.slot}: {slot.trouble}")
+            out.verdict("warn", f"{slot.slot}: {short_text(slot.trouble, SHORT_TROUBLE)}")
     for each in found.upgrades:
         if each.asks:
             what = f"version {each.version} of {each.slot}"
@@ -230,14 +235,14 @@ def rollout(out: "Output", found: said.RolloutInfo) -> None:
 
 def stages(out: "Output", found: "Iterable[said.StageInfo]") -> None:
     """The history of a rollout: what was measured in each stage."""
-    from synapsed.cli.output import moment  # noqa: PLC0415
+    from synapsed.cli.output import duration, moment  # noqa: PLC0415
 
     rows = [
         (
             stage_name(each.permille),
             str(each.index),
-            moment(each.opened_at),
-            "under way" if each.ended_at is None else moment(each.ended_at),
+            moment(each.opened_at)[:TO_MINUTES],
+            "under way" if each.ended_at is None else duration(each.ended_at - each.opened_at),
             interval(each),
             str(each.reports),
             str(each.traps),
@@ -246,7 +251,7 @@ def stages(out: "Output", found: "Iterable[said.StageInfo]") -> None:
     ]
     if rows:
         out.line("")
-        heads = ("STAGE", "INDEX>", "BEGAN", "ENDED", "GAIN", "REPORTS>", "FAILED>")
+        heads = ("STAGE", "INDEX>", "BEGAN", "TOOK", "GAIN", "REPORTS>", "FAILED>")
         out.table(heads, rows)
 
 
@@ -279,16 +284,15 @@ def upgrades(out: "Output", found: "Iterable[said.UpgradeInfo]") -> None:
     """Those that were proposed."""
     from synapsed.cli.output import short_cid, short_text  # noqa: PLC0415
 
-    title = 24
+    title = 15  # with the rest 80 columns; the risk is in `upgrade show`
     out.table(
-        ("PROPOSAL", "SLOT", "VERSION>", "STATE", "RISK", "TITLE", "OURS"),
+        ("PROPOSAL", "SLOT", "VERSION>", "STATE", "TITLE", "OURS"),
         (
             (
                 short_cid(each.proposal),
                 each.slot,
                 str(each.version),
                 state_of(each),
-                each.risk,
                 short_text(each.title, title),
                 each.word or ("asks" if each.asks else "-"),
             )

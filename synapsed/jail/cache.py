@@ -10,6 +10,7 @@ import hmac
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ MAX_BYTES = 256 << 20
 """Of all files: a hundred modules of the largest size that is allowed, thousands of usual ones."""
 KEY_BYTES = 32
 _MAC = 32
+STALE_S = 600.0
+"""After which a file that is being written is nobody's any more."""
 
 
 class Cache:
@@ -30,6 +33,8 @@ class Cache:
         self._folder = folder
         self._version = version
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)  # whoever made it: who can write here can have code loaded
+        _sweep(folder)
         self._key = _key(folder / "mac.key")
 
     def put(self, module: bytes, code: bytes) -> None:
@@ -93,15 +98,35 @@ class Cache:
 
 def _key(path: Path) -> bytes:
     """The key, made where there is none or a broken one: what it authenticated is then lost."""
-    with contextlib.suppress(FileNotFoundError):
-        found = path.read_bytes()
-        if len(found) == KEY_BYTES:
-            return found
-        path.unlink()
+    if len(found := _secret(path)) == KEY_BYTES:
+        return found
+    path.unlink(missing_ok=True)
     made = secrets.token_bytes(KEY_BYTES)
     with _written(path, made) as fresh, contextlib.suppress(FileExistsError):
         os.link(fresh, path)  # unless another process was quicker: then the key is its
-    return path.read_bytes()
+    return _secret(path) or made
+
+
+def _secret(path: Path) -> bytes:
+    """What a file of ours holds that nobody else could read or write; b"" of any other."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            log.warning("%s could be read by others: a new key is made", path)
+            return b""
+        return file.read(KEY_BYTES + 1)
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what a crash left half written."""
+    for path in folder.glob("*.new"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - STALE_S:
+                path.unlink()
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ class JailRestingError(JailError):
 
 
 class JailSlowError(JailError):
-    """Whether a module compiles could not be told: this machine had other things to do."""
+    """Whether a module compiles or ends could not be told: this machine had other things to do."""
 
     code = "jail-slow"
 

@@ -7,8 +7,8 @@
     called = await jail.call(module, batch, slot.limits)
     batch.answer("keep")
 
-One worker runs all calls, one after another. An instance of a module is kept between its calls,
-so whatever a call leaves in its memory the next one finds: what a module makes of that is its own
+One worker runs all calls, one after another. An instance of a module is kept for a while, so
+whatever a call leaves in its memory the next one finds: what a module makes of that is its own
 affair, and `upgrade check` compares it with a fresh instance. Nothing crosses between modules.
 """
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 import trio
@@ -17,6 +18,9 @@ MAX_LAST_WORDS = 2000
 FOR_THE_NODE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that a terminal or systemd sends to all of a service's processes. A child does not hear
 them: the node ends it in its own time, and a module is not blamed for a shutdown."""
+_CPU_CLOCK = 2
+"""With a process' number above it, the clock of its processor time (what clock_getcpuclockid(3)
+gives, which Python does not have)."""
 
 
 class Child:
@@ -72,6 +76,12 @@ class Child:
         if self.status is None:
             await trio.lowlevel.wait_readable(self._pidfd)
             self.reap()
+
+    def spent(self) -> float:
+        """Seconds of processor time until now, of all its threads."""
+        if self.status is not None:
+            return self.cpu_s
+        return time.clock_gettime((~self.pid << 3) | _CPU_CLOCK)
 
     def gone(self) -> bool:
         """Whether it has ended, as far as anybody can tell without waiting."""

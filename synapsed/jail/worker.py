@@ -12,7 +12,7 @@ import trio
 
 from synapsed.jail import spawn, wire
 from synapsed.jail.arena import Arena
-from synapsed.jail.errors import JailDiedError, JailRestingError
+from synapsed.jail.errors import JailDiedError, JailRestingError, JailSlowError
 from synapsed.jail.layers import Layers
 from synapsed.jail.moment import soon_readable
 
@@ -24,6 +24,9 @@ SPENT = 0.9
 """Part of that which counts as all of it: an idle machine's clock is a little ahead of it."""
 CALL_WALLS = 4
 """Times as long on the clock: a machine with other things to do is no fault of a module."""
+FAIR_SHARE = 0.75
+"""Of its processor time that a call must have had before its module is blamed for not ending: well
+below SPENT, for the node's look at the worker's clock begins a moment after the call."""
 GRACE_S = 1.0
 """From the last alarm, which stops what runs WebAssembly, to the end of the process."""
 YIELD_S = 0.005
@@ -35,7 +38,18 @@ LOAD_S = 10.0
 
 
 class _BrokenError(Exception):
-    """It is not to be spoken to any more."""
+    """It is not to be spoken to any more; `silent` where it said nothing at all."""
+
+    def __init__(self, why: str, *, silent: bool = False) -> None:
+        super().__init__(why)
+        self.silent = silent
+
+
+def _slow(seconds: float) -> JailSlowError:
+    return JailSlowError(
+        f"a call was ended before it had its {seconds:.1f} s of processor time",
+        remedy="this machine has too much to do, or stood still: the next call is tried as ever",
+    )
 
 
 class Worker:
@@ -154,7 +168,22 @@ class Worker:
         return self._receive() if soon else None
 
     async def _in_time(self, seconds: float) -> wire.Reply:
-        """The reply to a call that may take so many seconds of processor time."""
+        """The reply to a call that may take so many seconds of processor time. JailSlowError where
+        it ended for the clock's sake alone: the machine was frozen, or had other things to do."""
+        began = self.child.spent()
+        try:
+            reply = await self._before_alarms(seconds)
+        except _BrokenError as error:
+            if not error.silent or self.child.spent() - began >= FAIR_SHARE * seconds:
+                raise
+            await self.child.stop()
+            raise _slow(seconds) from None
+        late = isinstance(reply, wire.Failed) and reply.kind == "deadline"
+        if late and self.child.spent() - began < FAIR_SHARE * seconds:
+            raise _slow(seconds)
+        return reply
+
+    async def _before_alarms(self, seconds: float) -> wire.Reply:
         for alarm in (*[wire.IF_SPENT] * (CALL_WALLS - 1), wire.NOW, None):
             with trio.move_on_after(GRACE_S if alarm is None else seconds) as patience:
                 reply = await self._reply()
@@ -163,7 +192,7 @@ class Worker:
             if alarm is not None:
                 with contextlib.suppress(OSError):
                     self._alarm.send(wire.alarm(self._number, alarm, seconds * SPENT))
-        raise _BrokenError("it did not stop when it was told to")
+        raise _BrokenError("it did not stop when it was told to", silent=True)
 
     async def _reply(self) -> wire.Reply:
         while True:

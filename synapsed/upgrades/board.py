@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import msgspec
+import trio
 
 from protocols.errors import SynapseError
 from protocols.rollout import REFERENCE, Version, coin
@@ -162,6 +163,9 @@ class BoardOperation:
                 continue
             try:
                 fuel = await board.answer(self._line, version, batch)
+            except trio.Cancelled:
+                self._mixed = True  # whoever would not wait for it goes on with something else
+                raise
             except SynapseError as error:
                 self._mixed = True
                 if watcher is not None:

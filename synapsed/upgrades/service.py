@@ -46,6 +46,9 @@ from synapsed.upgrades.watching import Watch
 
 log = logging.getLogger(__name__)
 
+MAX_WHY = 200
+"""Characters of an error that a warning repeats; the log and the event have it in full."""
+
 
 class UpgradeService:
     """One daemon's upgrades. `run` is a task; the rest is called in its trio thread."""
@@ -117,7 +120,10 @@ class UpgradeService:
     # -- what answers ------------------------------------------------------------------------------
 
     def _ledger_changed(self) -> None:
-        """Most entries say nothing of upgrades: what is looked at is replaced, never written to."""
+        """Most entries say nothing of upgrades: what is looked at is replaced, never written to.
+        What the ledger passes through while it is read from the disk was in force long ago."""
+        if not self.ledger.loaded:
+            return
         state = self.ledger.ledger
         seen = (state.slots, state.executions, state.weights)
         before, self._seen = self._seen, seen
@@ -242,7 +248,9 @@ class UpgradeService:
         """What the owner should know now."""
         lines = []
         for (slot, _), error in sorted(self.modules.late.items()):
-            lines.append(f"an upgrade of {slot} is not here, and the one before answers: {error}")
+            why = error.message[:MAX_WHY]  # some name all that were asked
+            why += f" ({error.remedy})" if error.remedy else ""
+            lines.append(f"an upgrade of {slot} is not here, and the one before answers: {why}")
         for slot, error in sorted(self.watch.trouble.items()):
             lines.append(f"upgrades of {slot} do not run, and the reference answers: {error}")
         for slot in self.slots:

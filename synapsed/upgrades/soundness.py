@@ -14,7 +14,7 @@ from protocols.errors import MalformedError
 from protocols.ledger import LedgerState
 from protocols.rollout import Version, version_of
 from protocols.slot_abi import Limits
-from synapsed.authoring.check import claims_change
+from synapsed.authoring.check import claims_change, slot_of
 from synapsed.authoring.question import Checked, Question
 from synapsed.store import Store
 from synapsed.transfer.limits import Room
@@ -30,6 +30,10 @@ from synapsed.upgrades.modules import (
 
 Check = Callable[[Question], Awaitable[Checked]]
 """Raises CheckFailedError where it came to no end, which says nothing about the module."""
+
+MOST_TIMES = {"fuel": 8, "fuel_per_row": 8, "memory_pages": 2}
+"""Times the slot's own limits that a record may let a call take: one worker runs the modules of all
+slots, so what one of them spends there the others wait for, and what it holds they cannot have."""
 
 
 class UnsoundError(MalformedError):
@@ -50,9 +54,10 @@ class Soundness:
         self._check = check
 
     async def fits(self, change: UpgradeChange, room: Room) -> None:
-        """Fetch an upgrade, and see that its parts are those that are voted on. MixedUpError, and
-        what pulling raises."""
+        """Fetch an upgrade, and see that its parts are those that are voted on. MixedUpError,
+        UnsoundError where it asks for too much, and what pulling raises."""
         if not change.native:
+            _modest(change)
             await self._bytes(change.slot, version_of(change, b"", 0), room)
             source = upgrade_manifest(self._store, change.manifest)
             if source.source_hash != change.source:
@@ -100,3 +105,14 @@ class Soundness:
             manifest=version.manifest,
         )
         return await trio.to_thread.run_sync(read_module, self._store, wanted)
+
+
+def _modest(change: UpgradeChange) -> None:
+    own, asked = slot_of(change.slot).limits, change.limits
+    for name, times in MOST_TIMES.items():
+        most = times * getattr(own, name)
+        if getattr(asked, name) > most:
+            raise UnsoundError(
+                f"its limits.{name} is {getattr(asked, name)}, and {most} is the most in"
+                f" {change.slot}"
+            )
