@@ -57,12 +57,15 @@ class Asked(msgspec.Struct, frozen=True):
 async def check_apart(question: Question, *, allow_weaker: bool = False) -> Checked:
     """Try a module in a process of its own. Raises CheckFailedError, which says nothing about the
     module: ask again later."""
-    with tempfile.TemporaryDirectory(prefix="synapsed-check-") as folder:
-        asked = Asked(question, allow_weaker, os.getpid(), folder)
-        found = await _once(asked)
-        if any(finding.code == KILLS for finding in found.findings):
-            # The worker may have been killed from without: only a module does that twice.
+    try:
+        with tempfile.TemporaryDirectory(prefix="synapsed-check-") as folder:
+            asked = Asked(question, allow_weaker, os.getpid(), folder)
             found = await _once(asked)
+            if any(finding.code == KILLS for finding in found.findings):
+                # The worker may have been killed from without: only a module does that twice.
+                found = await _once(asked)
+    except OSError as error:
+        raise CheckFailedError(f"the check could not be started: {error.strerror}") from error
     return found
 
 
@@ -82,8 +85,6 @@ async def _once(asked: Asked) -> Checked:
         return _reply(os.pread(said, MAX_REPLY, 0), child.status, words)
     except trio.TooSlowError as error:
         raise CheckFailedError(f"the check took more than {PATIENCE_S:.0f} s") from error
-    except OSError as error:
-        raise CheckFailedError(f"the check could not be started: {error.strerror}") from error
     finally:
         for fd in (given, said, complained):
             os.close(fd)

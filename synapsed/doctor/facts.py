@@ -21,6 +21,7 @@ import trio
 from protocols.errors import SynapseError
 from synapsed import configload, genesis, keys, lock, process_metrics
 from synapsed.addresses import Address
+from synapsed.authoring import tools as toolchains
 from synapsed.config import Config, Loaded
 from synapsed.doctor.report import Facts, Live, Tools
 from synapsed.jail import compiling
@@ -225,23 +226,29 @@ def _gpus() -> list[str]:
 
 
 def _tools(data: Path) -> Tools:
-    rustc, ollama = _first_line("rustc", "--version"), shutil.which("ollama") or ""
-    target = bool(rustc) and _has_wasm_target()
+    ollama = shutil.which("ollama") or ""
+    try:
+        # The one that `upgrade build` takes, which need not be the first on PATH.
+        builder = toolchains.rustc()
+    except SynapseError:
+        builder = None
     return Tools(
-        rustc=rustc,
-        wasm_target=target,
-        compile_error=_compile_error() if target else "",
+        rustc=_first_line("rustc", "--version") if builder is None else builder.said,
+        wasm_target=builder is not None,
+        compile_error="" if builder is None else _compile_error(builder),
         ollama=ollama,
         ollama_models=_ollama_models() if ollama else [],
         workspace_error=_writable(data),
     )
 
 
-def _output(*command: str) -> str | None:
-    """What a program prints; None where it is missing, fails or takes too long."""
+def _output(*command: str, path: str | None = None) -> str | None:
+    """What a program prints; None where it is missing, fails or takes too long. `path` is where it
+    finds others."""
+    env = None if path is None else os.environ | {"PATH": path}
     try:
         done = subprocess.run(  # noqa: S603 - a fixed list of programs
-            command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=True
+            command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=True, env=env
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
@@ -252,17 +259,12 @@ def _first_line(*command: str) -> str:
     return (_output(*command) or "").partition("\n")[0]
 
 
-def _has_wasm_target() -> bool:
-    library = _output("rustc", "--print", "target-libdir", "--target", "wasm32-unknown-unknown")
-    return library is not None and any(Path(library.strip()).glob("libcore*"))
-
-
-def _compile_error() -> str:
+def _compile_error(builder: toolchains.Tool) -> str:
     with tempfile.TemporaryDirectory() as folder:
         source, module = Path(folder) / "add.rs", Path(folder) / "add.wasm"
         source.write_text(_TEST_MODULE)
-        command = ("rustc", "--target", "wasm32-unknown-unknown", "--crate-type", "cdylib", "-O")
-        _output(*command, "-o", str(module), str(source))
+        command = (*builder.command, "--target", toolchains.TARGET, "--crate-type", "cdylib", "-O")
+        _output(*command, "-o", str(module), str(source), path=builder.path)
         if module.exists() and module.read_bytes().startswith(b"\0asm"):
             return ""
     return "rustc has the target, but does not build a module of three lines"

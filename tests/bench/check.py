@@ -4,8 +4,11 @@
 compiler that is here with harmless things grafted onto them. 50 that cost 10 % more fuel in all,
 spread in various ways, and 50 that are wrong on one row in 10,000, by what the rows hold or by how
 often they were asked. Each check runs as a council member's does, with a seed that nobody knows.
+
+What each check found is kept until all are done: a bench that was ended goes on where it was.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +34,9 @@ from tests.bench.graft import CALL, DONE, LOCALS, burn, cell, each_row, hashed
 REACH = {"false_alarms": "<= 3", "misses": "0"}
 
 EXAMPLES = Path("examples/upgrades")
+KEPT = Path("bench-out") / "check-judged.json"
+CODE = ("protocols", "synapsed/authoring", "synapsed/jail", "synapsed/jailworker", "tests/bench")
+"""What a check's outcome depends on: where that has changed, nothing that was kept counts."""
 EQUAL, DEAR, WRONG = 100, 50, 50
 ONE_IN = 10_000
 DEARER = 1.10
@@ -59,6 +65,21 @@ class Planted(msgspec.Struct, frozen=True):
     expected: frozenset[str]
     """Any of these; none where it is sound."""
     incumbent: bytes
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What a check said of one of them."""
+
+    codes: frozenset[str]
+    seconds: float
+    told: str
+
+
+class Kept(msgspec.Struct):
+    """What is judged already, by the module and the one that it was held against."""
+
+    code: str
+    judged: dict[str, Judged]
 
 
 def measure(say: Callable[[str], None]) -> dict[str, Any]:
@@ -100,35 +121,31 @@ async def _bases(jail: Jail) -> list[Base]:
 async def _judged(planted: list[Planted], say: Callable[[str], None]) -> dict[str, Any]:
     false_alarms = misses = 0
     seconds: list[float] = []
+    kept = _kept()
     places_ = trio.CapacityLimiter(AT_ONCE)
 
     async def judge(each: Planted) -> None:
         nonlocal false_alarms, misses
+        name = hashlib.sha256(each.module + each.incumbent).hexdigest()
         async with places_:
-            checked = await check_apart(
-                Question(
-                    slot=each.base.slot.name,
-                    module=each.module,
-                    limits=each.base.slot.limits,
-                    incumbent=each.incumbent,
-                    timing=False,
-                    hasty=True,
-                ),
-                allow_weaker=True,
-            )
-        codes = {finding.code for finding in checked.findings if finding.decides}
+            found = kept.judged.get(name)
+            if found is None:
+                found = kept.judged[name] = await _judge(each)
+                KEPT.parent.mkdir(exist_ok=True)
+                KEPT.write_bytes(msgspec.json.encode(kept))
         if not each.expected:
-            seconds.append(checked.seconds)
-            if codes:
+            seconds.append(found.seconds)
+            if found.codes:
                 false_alarms += 1
-                say(f"false alarm: {each.name}: {_told(checked)}")
-        elif not codes & each.expected:
+                say(f"false alarm: {each.name}: {found.told}")
+        elif not found.codes & each.expected:
             misses += 1
-            say(f"missed: {each.name}: {_told(checked)}")
+            say(f"missed: {each.name}: {found.told}")
 
     async with trio.open_nursery() as nursery:
         for each in planted:
             nursery.start_soon(judge, each)
+    KEPT.unlink(missing_ok=True)
     return {
         "false_alarms": false_alarms,
         "misses": misses,
@@ -136,6 +153,30 @@ async def _judged(planted: list[Planted], say: Callable[[str], None]) -> dict[st
         "planted": sum(bool(each.expected) for each in planted),
         "median_s": round(sorted(seconds)[len(seconds) // 2], 2),
     }
+
+
+async def _judge(each: Planted) -> Judged:
+    question = Question(
+        slot=each.base.slot.name,
+        module=each.module,
+        limits=each.base.slot.limits,
+        incumbent=each.incumbent,
+        timing=False,
+        hasty=True,
+    )
+    checked = await check_apart(question, allow_weaker=True)
+    codes = frozenset(finding.code for finding in checked.findings if finding.decides)
+    return Judged(codes, checked.seconds, _told(checked))
+
+
+def _kept() -> Kept:
+    files = sorted(path for folder in CODE for path in Path(folder).rglob("*.py"))
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    if KEPT.exists():
+        found = msgspec.json.decode(KEPT.read_bytes(), type=Kept)
+        if found.code == code:
+            return found
+    return Kept(code, {})
 
 
 def _told(checked: Checked) -> str:
