@@ -277,7 +277,7 @@ async def test_a_rollout_is_followed_from_the_shadow_to_being_in_force_and_undon
             3,
         )
         plain = (await daemon.run("upgrade", "show", cid)).out
-        assert re.search(r"10 % +\d+ +20\S+ \S+ +.+ +\+2\.00 % to \+2\.00 % +3 +0\n", plain)
+        assert re.search(r"10 % +\d+ +20\S+ \S+ +.+ +\+2\.00 to \+2\.00 % +3 +0\n", plain)
         assert re.search(r"50 % +\d+ +20\S+ \S+ +under way +- +0 +0\n", plain)
         book.stage(SLOT)
         book.stage(SLOT)
