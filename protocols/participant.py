@@ -307,6 +307,7 @@ class Participant:
             if isinstance(effect, Replaced):
                 self._replaced = True
                 self.pool.ledger = self.ledger
+                out += self._settle(self.pool.replaced())
             if isinstance(effect, Advanced):
                 self.pool.ledger = self.ledger
                 out += self._settle(self.pool.ratified(effect.first, effect.payloads))

@@ -334,6 +334,16 @@ class Pool:
             gone += self._sweep()
         return gone
 
+    def replaced(self) -> list[Gone]:
+        """The ledger is a later one, of a snapshot: the entries between were never seen here. What
+        it contains was ratified in one of them; which one, its head stands for."""
+        gone: list[Gone] = []
+        for item in list(self._items.values()):
+            if contains(self.ledger, item):
+                self._drop(item)
+                gone.append(Gone(item, self.ledger.head.index, None))
+        return gone + self._sweep()
+
     def _names_in(self, payload: bytes) -> list[bytes]:
         name = hashlib.sha256(payload).digest()
         if name in self._items:

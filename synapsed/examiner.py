@@ -131,7 +131,7 @@ class Examiner:
             elif error is None or isinstance(error, MalformedError) or again >= TRIES:
                 break
             if again < TRIES_OPEN:
-                await trio.sleep(AGAIN_S * again)
+                await trio.sleep(AGAIN_S * again if is_open else AGAIN_S)
         self._under_way -= 1
         if is_open:
             log.warning("%s: no verdict: %s", cid_text(question.proposal), error)

@@ -142,8 +142,8 @@ def test_the_errors_of_a_real_daemon_are_the_documented_ones(founded):
         nobody = "bafkreia" + "a" * 51
         for arguments, code, error in (
             (("proposal", "create", "--title", "a question"), 1, "replayed"),
-            (("proposal", "create", "--set", "council.seats=65"), 1, "out-of-range"),
-            (("proposal", "create", "--set", "council.seats=7"), 1, "no-change"),
+            (("proposal", "create", "--set", "council.seats=65"), 2, "usage"),
+            (("proposal", "create", "--set", "council.seats=7"), 2, "usage"),
             (("proposal", "vote", nobody, "yes"), 1, "unknown"),
             (("proposal", "show", nobody), 1, "unknown"),
             (("ledger", "show", "99999"), 1, "unknown"),
