@@ -2,7 +2,9 @@
 loop's, which has one descriptor to ask about at a time."""
 
 import ctypes
+import os
 import select
+import time
 
 MOMENT_S = 0.0002
 """That a call blocks the event loop before it waits as others do: a batch of 10,000 rows, with its
@@ -22,14 +24,20 @@ class _Timespec(ctypes.Structure):
 
 
 _fd = _Pollfd(-1, select.POLLIN, 0)
-_moment, _nothing = _Timespec(0, int(MOMENT_S * 1e9)), _Timespec(0, 0)
-_fd_at, _moment_at, _nothing_at = map(ctypes.addressof, (_fd, _moment, _nothing))
+_nothing = _Timespec(0, 0)
+_fd_at, _nothing_at = map(ctypes.addressof, (_fd, _nothing))
 
 
 def soon_readable(fd: int) -> bool:
-    """Whether there is something to read, within a moment."""
-    _fd.fd = fd
-    return bool(_ppoll(_fd_at, 1, _moment_at, None) > 0)
+    """Whether there is something to read, within a moment. Asked again and again: an idle machine
+    takes longer to wake who sleeps than most calls take; who else wants the core has it meanwhile.
+    """
+    until = time.perf_counter() + MOMENT_S
+    while not readable(fd):
+        if time.perf_counter() > until:
+            return False
+        os.sched_yield()
+    return True
 
 
 def readable(fd: int) -> bool:
