@@ -222,7 +222,7 @@ class Attacks:
     async def stolen_vote(self, thief: int, cid: str) -> None:
         """Vote with a stolen key."""
         key = self.world.daemons[thief].identity
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while (await self.state(cid))[0] == "unknown":
                 await trio.sleep(0.05)
         vote = cast(

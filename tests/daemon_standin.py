@@ -1,9 +1,12 @@
 """`python -m tests.daemon_standin KIND ARGS...`: the daemon's shell around a node with a fault.
 
 What the shell promises about a node that hangs, spins or raises cannot be shown with a sound
-one. `KIND forkserver` starts the fork server around it.
+one. `KIND forkserver` starts the fork server around it; as the KIND `real`, the node is the
+daemon's own. UNHURRIED in the environment is for those who show a clean stop, and not the deadline
+that ends any other: a machine of tests may stand still for longer.
 """
 
+import os
 import sys
 import time
 import types
@@ -47,8 +50,17 @@ def _node(kind: str) -> types.ModuleType:
     return node
 
 
+def _unhurried() -> None:
+    from synapsed import stopping
+
+    stopping.DEADLINE_S, stopping.LAST_RESORT_S = 60.0, 61.0
+
+
 if __name__ == "__main__":
-    sys.modules["synapsed.node"] = _node(sys.argv[1])
+    if sys.argv[1] != "real":
+        sys.modules["synapsed.node"] = _node(sys.argv[1])
+    if os.environ.pop("UNHURRIED", ""):
+        _unhurried()
     if sys.argv[2:] == ["forkserver"]:
         from synapsed.forkserver import main as serve
 

@@ -6,10 +6,12 @@ talks to it): the tests of guards show each defect on one, and then its absence 
 
 import os
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
+import pytest
 import trio
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
@@ -39,6 +41,8 @@ from synapsed.slots import NATIVE_SLOTS, Slots
 NETWORK = "lab"
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 TOPIC = "/synapse/lab/shard/1"
+PATIENCE = 60.0
+"""Seconds that a test waits for what must come: machines of tests are shared, and stand still."""
 
 
 class Node:
@@ -62,9 +66,9 @@ class Node:
     def kinds(self) -> list[str]:
         return [event["kind"] for event in self.events]
 
-    async def gets(self, expected: list[bytes], seconds: float = 10.0) -> None:
+    async def gets(self, expected: list[bytes]) -> None:
         """Wait until exactly these messages have been delivered, in whatever order."""
-        await until(lambda: sorted(self.got) == sorted(expected), seconds)
+        await until(lambda: sorted(self.got) == sorted(expected))
 
     def subscribe(
         self,
@@ -107,7 +111,7 @@ async def nodes(count: int, **settings: Any) -> AsyncIterator[list[Node]]:
 
 
 async def until(
-    condition: Callable[[], object], seconds: float = 10.0, pause: float = 0.01
+    condition: Callable[[], object], seconds: float = PATIENCE, pause: float = 0.01
 ) -> None:
     """Wait until `condition` holds; trio.TooSlowError if it does not in time."""
     with trio.fail_after(seconds):
@@ -129,6 +133,23 @@ async def join(one: Node, other: Node) -> None:
     await until(
         lambda: one.id in subscribers(other.net, TOPIC) and other.id in subscribers(one.net, TOPIC)
     )
+
+
+@contextmanager
+def sleepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """The modules that call trio.sleep meanwhile: who sleeps before it goes on is slow everywhere,
+    and a clock need not be asked."""
+    slept: set[str] = set()
+    sleep = trio.sleep
+
+    async def noted(seconds: float) -> None:
+        if seconds:
+            slept.add(sys._getframe(1).f_globals["__name__"])
+        await sleep(seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio, "sleep", noted)
+        yield slept
 
 
 def subscribers(net: Net, topic: str) -> set[bytes]:
@@ -202,6 +223,8 @@ async def bare_connect(host: BasicHost, addr: str) -> None:
 
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
+STILL_THERE = 0x7E57
+"""The number of our own pings."""
 
 
 def frame(
@@ -223,12 +246,20 @@ class Raw:
             self.wire.seal_into(part, out)
             await self.wire.send(out)
 
-    async def is_cut(self, seconds: float = 5.0) -> bool:
-        """Whether the other side ends the connection."""
-        with trio.move_on_after(seconds), suppress(WireError):
+    async def is_cut(self) -> bool:
+        """Whether the other side ends the connection; it has time to."""
+        with trio.move_on_after(PATIENCE), suppress(WireError):
             while True:
                 await self.wire.receive()
-        return not (await self._alive())
+        return not await self.answers()
+
+    async def answers(self) -> bool:
+        """Whether the other side answers a ping: it has handled all that was sent before."""
+        try:
+            await self.send(frame(PING, SYN, 0, STILL_THERE))
+        except WireError:
+            return False
+        return await self.hears(frame(PING, ACK, 0, STILL_THERE), PATIENCE)
 
     async def hears(self, word: bytes, seconds: float) -> bool:
         """Whether `word` occurs in what the other side says within `seconds`."""
@@ -237,16 +268,6 @@ class Raw:
             while word not in said:
                 said += b"".join(await self.wire.receive())
         return word in said
-
-    async def _alive(self) -> bool:
-        try:
-            await self.send(frame(PING, SYN, 0, 7))
-            with trio.move_on_after(0.5):
-                await self.wire.receive()
-                return True
-        except WireError:
-            pass
-        return False
 
     async def open_streams(self, count: int, body: bytes = b"") -> None:
         """`count` streams at once, each with `body`."""

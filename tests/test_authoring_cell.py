@@ -158,7 +158,7 @@ def _work(tmp_path: Path) -> Path:
 
 async def _gone(mark: str) -> None:
     """It dies with its namespace, a moment after the process that we wait for."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while _running(mark):
             await trio.sleep(0.02)
 

@@ -44,7 +44,7 @@ async def daemon(number: int) -> AsyncIterator[Daemon]:
 
 
 async def until(condition: object) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not condition():
             await trio.sleep(0.02)
 

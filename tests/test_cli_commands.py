@@ -258,7 +258,7 @@ async def test_following_events_prints_json_lines(daemon):
     command = [*CLI, "events", "-f", "--kind", "m.", "--json", "--socket", str(daemon.socket)]
     lines = b""
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while len(daemon.node.bus._readers) < 2:  # the daemon's own, and this one
             await trio.sleep(0.01)
         daemon.node.bus.emit("other.kind")

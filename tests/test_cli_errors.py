@@ -160,7 +160,7 @@ async def test_a_pull_that_takes_too_long_is_four_and_ends_there_too(daemon, big
     daemon.node.gate.allow(1)
     ran = await daemon.run("model", "pull", cid_text(big), "--timeout", "1.5", "--json")
     assert (ran.code, ran.json["error"]) == (4, "timed-out")
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while not daemon.node.cancelled_pulls:
             await trio.sleep(0.01)
 
@@ -211,7 +211,7 @@ async def test_ctrl_c_ends_a_pull_there_and_here(daemon, big):
     process = await trio.lowlevel.open_process(
         [*CLI, "model", "pull", cid_text(big), "--socket", str(daemon.socket)], stderr=-1
     )
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not daemon.node.pulled_chunks:
             await trio.sleep(0.01)
         process.send_signal(signal.SIGINT)

@@ -43,7 +43,7 @@ def on_terminal(command: list[str], *, terminals: str, **env: str) -> tuple[int,
                     seen += data
                 else:
                     piped += data
-        code = process.wait(timeout=10)
+        code = process.wait(timeout=60)
     os.close(ours)
     return code, seen, piped
 

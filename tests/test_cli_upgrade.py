@@ -260,7 +260,7 @@ async def test_a_rollout_is_followed_from_the_shadow_to_being_in_force_and_undon
         book.accept(cid)
         assert (await shown(daemon, cid)).upgrade.state == "due"
         book.later(book.state.params["execute.delay_ms"])
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while (await status(daemon)).rollout.candidate.why_not:
                 await trio.sleep(0.05)
         one = await status(daemon)
@@ -359,13 +359,13 @@ async def test_an_owner_who_wants_to_be_asked_is_asked_and_obeyed(daemon, built)
             await daemon.run("upgrade", "refuse", SLOT, "--json"), said.UpgradeWord
         )
         assert (refused.said, refused.reported, refused.why_not) == ("refuse", True, "refused")
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not (reports := (await status(daemon)).rollout.reports):
                 await trio.sleep(0.05)
         assert [(each.status, each.own) for each in reports] == [("refused", True)]
         accepted = await daemon.run("upgrade", "accept", cid)
         assert accepted.out.startswith("accepted: version 1 of eviction\n")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while (await status(daemon)).rollout.candidate.why_not:
                 await trio.sleep(0.05)
     ran = await daemon.run("upgrade", "mode", "config", "--json")

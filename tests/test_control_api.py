@@ -299,7 +299,7 @@ async def test_events_are_kept_and_followed(daemon):
 
     seen: list[str] = []
     async with daemon.client() as client:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
 
                 def tell(event: models.EventInfo) -> None:

@@ -16,7 +16,7 @@ from tests.control_fixtures import Daemon, big_fixture, daemon_fixture, origin_f
 
 async def until(condition) -> None:
     """Wait until `condition()`, which the daemon's tasks make true."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():
             await trio.sleep(0.005)
 
@@ -69,7 +69,7 @@ async def test_only_what_was_asked_for_is_moved(daemon, big):
 async def test_a_client_that_goes_away_cancels_its_pull_and_what_came_stays(daemon, big):
     daemon.node.gate.allow(2)
     seen: list[models.Progress] = []
-    with trio.move_on_after(10) as client:
+    with trio.CancelScope() as client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pull, daemon, big, seen)
             await until(lambda: daemon.node.pulled_chunks == 2 and seen)
@@ -104,7 +104,7 @@ async def test_a_detached_pull_outlives_its_client(daemon, big):
     assert (job.id, job.detached) == (started.job, True)
     with daemon.node.bus.subscribe() as reader:
         daemon.node.gate.open()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while (event := await reader.next()).kind != "job.done":
                 pass
     assert event.fields["subject"] == cid_text(big)
@@ -148,13 +148,14 @@ async def test_two_who_ask_for_the_same_share_one_job(daemon, big):
 
 
 async def test_an_error_in_the_middle_ends_the_stream_with_it(daemon, big, monkeypatch):
+    seen: list[models.Progress] = []
+
     async def fails(cid, experts, tensors, report):
         report(models.Progress("pull", 1, 2))
-        await trio.sleep(0.3)
+        await until(lambda: seen)
         raise NotHeldError("the last holder left", remedy="wait for another")
 
     monkeypatch.setattr(daemon.node, "pull", fails)
-    seen: list[models.Progress] = []
     with pytest.raises(DaemonError) as error:
         await pull(daemon, big, seen)
     assert seen == [models.Progress("pull", 1, 2)]
@@ -195,7 +196,7 @@ async def test_a_quiet_stream_says_that_it_lives(daemon, big, monkeypatch):
         f"POST /v1/models/{cid_text(big)}/pull HTTP/1.1\r\nhost: d\r\n\r\n".encode()
     )
     received = b""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while received.count(b": still here") < 3:
             received += await stream.receive_some()
     await stream.aclose()
@@ -216,7 +217,7 @@ async def test_a_stream_among_events_of_other_kinds_says_that_it_lives(
     stream = await daemon.connect()
     await stream.send_all(b"GET /v1/events?kind=upgrade. HTTP/1.1\r\nhost: d\r\n\r\n")
     received = b""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while received.count(b": still here") < 2:
             received += await stream.receive_some()
     assert b"other.kind" not in received
@@ -296,7 +297,7 @@ async def test_progress_from_a_thread_arrives(board):
         return models.ScrubResult(subtiles=1, bad=0, bytes=3, seconds=0.0)
 
     job = board.start("scrub", "x", None, work)
-    with job.watched(), trio.fail_after(5):
+    with job.watched(), trio.fail_after(60):
         news = None
         while not isinstance(news, models.ScrubResult):
             news = await job.next_news(news)

@@ -129,7 +129,7 @@ def served(tmp_path):
         ) as process,
     ):
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not ready.exists():
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline

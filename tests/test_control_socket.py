@@ -168,7 +168,7 @@ async def test_connections_are_limited_and_come_back(daemon, monkeypatch):
         assert (answer.status_code, answer.json()["error"]) == (503, "busy")
     for stream in streams:
         await stream.aclose()
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while True:
             async with daemon.http() as http:
                 if (await http.get("/v1/status")).status_code == 200:
@@ -180,11 +180,11 @@ async def test_connections_are_limited_and_come_back(daemon, monkeypatch):
 
 
 async def talk(daemon, data: bytes) -> bytes:
-    """What comes back for `data`, until the daemon closes or says nothing for long."""
+    """What comes back for `data`, until the daemon closes."""
     stream = await daemon.connect()
     received = b""
     async with stream:
-        with trio.move_on_after(5):
+        with trio.fail_after(60):
             try:
                 await stream.send_all(data)
                 await stream.send_eof()
@@ -249,7 +249,7 @@ async def test_a_body_that_does_not_come_is_given_up(daemon, monkeypatch):
     stream = await daemon.connect()
     await stream.send_all(b"POST /v1/ping HTTP/1.1\r\nhost: d\r\ncontent-length: 9\r\n\r\n{")
     received = b""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with stream:
             async for chunk in stream:
                 received += chunk
@@ -257,15 +257,14 @@ async def test_a_body_that_does_not_come_is_given_up(daemon, monkeypatch):
     assert problem_in(received)["error"] == "body-too-slow"
 
 
-async def test_a_connection_that_says_nothing_is_closed(tmp_path, nursery, monkeypatch):
-    monkeypatch.setattr(connection, "IDLE_S", 0.1)
+async def test_a_connection_that_says_nothing_is_closed(tmp_path, nursery, autojump_clock):
     node = MemoryNode(tmp_path)
     path = tmp_path / "home" / "control.sock"
     await nursery.start(serve_control, node, path)
     silent = await trio.open_unix_socket(str(path))
     half = await trio.open_unix_socket(str(path))
     await half.send_all(b"GET /v1/sta")
-    with trio.fail_after(5):
+    with trio.fail_after(2 * connection.IDLE_S):
         assert await silent.receive_some() == b""
         assert await half.receive_some() == b""
     await silent.aclose()
@@ -278,7 +277,7 @@ async def test_a_client_that_reads_nothing_is_closed(daemon, monkeypatch):
     stream = await daemon.connect()
     await stream.send_all(b"GET /v1/events HTTP/1.1\r\nhost: d\r\n\r\n")
     assert b"200" in await stream.receive_some()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while len(daemon.node.bus._readers) < 2:  # the daemon's own, and the stream's
             await trio.sleep(0.01)
         while len(daemon.node.bus._readers) > 1:
@@ -287,7 +286,7 @@ async def test_a_client_that_reads_nothing_is_closed(daemon, monkeypatch):
     await stream.aclose()
 
 
-async def test_stopping_does_not_wait_for_clients(tmp_path, nursery):
+async def test_stopping_does_not_wait_for_clients(tmp_path, nursery, autojump_clock):
     """One follows events, one has stopped reading, one has sent half a request."""
     node = MemoryNode(tmp_path)
     path = tmp_path / "home" / "control.sock"
@@ -310,9 +309,9 @@ async def test_stopping_does_not_wait_for_clients(tmp_path, nursery):
     await trio.testing.wait_all_tasks_blocked()
     began = trio.current_time()
     scope.cancel()
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await ended.wait()
-    assert trio.current_time() - began < 1.5
+    assert trio.current_time() - began < 1.5  # in the clock's own time: no time-out was waited for
     assert not path.exists()
     for stream in streams:
         await stream.aclose()
@@ -355,7 +354,7 @@ async def test_a_thousand_hostile_requests_end_nothing(daemon, caplog):
             nursery.start_soon(attack, bytes(data[: rng.randint(1, len(data))]))
     async with daemon.http() as http:
         assert (await http.get("/v1/status")).status_code == 200
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while trio.lowlevel.current_statistics().tasks_living > before:
             await trio.sleep(0.01)
     unexpected = [record for record in caplog.records if record.levelname == "ERROR"]

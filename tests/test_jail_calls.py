@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -138,8 +139,9 @@ async def test_a_failing_module_costs_its_call_and_nothing_else(jail: Jail, kind
 
 
 async def test_with_endless_fuel_the_deadline_stops_it_and_the_worker_lives(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker, "CALL_WALLS", 300)  # the processor may be somebody else's
     with jailed(tmp_path) as (jail, told):
         module = await compiled(jail, SPINNING)
         with pytest.raises(ModuleTrapError) as caught:
@@ -208,6 +210,17 @@ async def test_where_the_arena_is_full_rooms_are_ordinary_memory(jail: Jail) -> 
     assert right(other)
 
 
+async def _spins(jail: Jail, module: bytes) -> None:
+    """Wait until the worker is in the midst of a call of `module`: it has taken it in, and goes on
+    using the processor."""
+    with trio.fail_after(60):
+        while jail._worker is None or module not in jail._worker.loaded:
+            await trio.sleep(0.01)
+        before = jail._worker.child.spent()
+        while jail._worker.child.spent() < before + 0.05:
+            await trio.sleep(0.01)
+
+
 async def _killed(jail: Jail, told: Told, batch: Batch, module: bytes) -> JailDiedError:
     """Kill the worker in the middle of a call."""
     caught: list[JailDiedError] = []
@@ -222,7 +235,7 @@ async def _killed(jail: Jail, told: Told, batch: Batch, module: bytes) -> JailDi
         nursery.start_soon(call)
         while not told or told[-1][0] != "jail.started":
             await trio.sleep(0.01)
-        await trio.sleep(0.05)
+        await _spins(jail, module)
         assert jail._worker is not None
         jail._worker.child.kill()
     return caught[0]
@@ -247,7 +260,7 @@ async def test_a_death_between_calls_is_no_modules_fault(tmp_path: Path) -> None
         await jail.call(good, toy(1, jail), TOY.limits)
         assert jail._worker is not None
         jail._worker.child.kill()
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while not jail._worker.child.gone():
                 await trio.sleep(0.01)
         await jail.call(good, toy(1, jail), TOY.limits)
@@ -278,6 +291,8 @@ async def test_a_compiler_without_processor_time_gives_no_verdict(
 async def test_after_more_deaths_the_jail_rests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = 1000.0
+    monkeypatch.setattr(jail_module, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(jail_module, "RESTS_S", (0.0, 0.3))
     with jailed(tmp_path) as (jail, told):
         spinning, good = await compiled(jail, SPINNING), await compiled(jail, ADDER)
@@ -285,7 +300,7 @@ async def test_after_more_deaths_the_jail_rests(
             await _killed(jail, told, toy(1, jail), spinning)
         with pytest.raises(JailRestingError, match="2 workers"):
             await jail.call(good, toy(1, jail), TOY.limits)
-        await trio.sleep(0.35)
+        now += 0.31
         await jail.call(good, toy(1, jail), TOY.limits)
 
 
@@ -293,6 +308,7 @@ async def test_a_worker_that_does_not_stop_when_told_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "GRACE_S", 0.1)
+    monkeypatch.setattr(worker, "CALL_WALLS", 30)  # the processor may be somebody else's
     with jailed(tmp_path) as (jail, _):
         spinning, good = await compiled(jail, SPINNING), await compiled(jail, ADDER)
         await jail.call(good, toy(1, jail), TOY.limits)
@@ -390,7 +406,7 @@ async def test_run_ends_the_worker_when_it_is_cancelled(tmp_path: Path) -> None:
 
 
 async def test_a_jail_that_is_closed_under_a_call_tells_its_caller(tmp_path: Path) -> None:
-    with jailed(tmp_path) as (jail, told):
+    with jailed(tmp_path) as (jail, _):
         spinning = await compiled(jail, SPINNING)
 
         async def call() -> None:
@@ -399,9 +415,7 @@ async def test_a_jail_that_is_closed_under_a_call_tells_its_caller(tmp_path: Pat
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call)
-            while not told:
-                await trio.sleep(0.01)
-            await trio.sleep(0.05)
+            await _spins(jail, spinning)
             jail.close()
 
 

@@ -15,10 +15,13 @@ from synapsed.net import (
     PeerUnreachableError,
     TimedOutError,
     WrongNetworkError,
+    discovery,
+    muxer,
+    network,
 )
 from synapsed.net import keeper as keeping
 from synapsed.net.addresses import parse
-from tests.netlab import LOOPBACK, holds, node, nodes, until
+from tests.netlab import LOOPBACK, PATIENCE, SYN, holds, node, nodes, until
 
 
 async def test_a_wrong_network_never_gets_past_the_handshake() -> None:
@@ -182,6 +185,7 @@ async def test_a_full_node_keeps_the_worthiest() -> None:
 
 
 async def test_a_refused_dial_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "DIAL_BACKOFF", 10 * PATIENCE)
     async with (
         node(max_connections_per_ip=0) as full,
         node(target_peers=1, bootstrap=(full.addr,)) as one,
@@ -200,11 +204,12 @@ async def test_a_full_node_takes_visitors_and_sees_them_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(keeping, "TICK", 0.05)
-    monkeypatch.setattr(keeping, "SURPLUS_AFTER", 0.3)
+    monkeypatch.setattr(keeping, "SURPLUS_AFTER", 10 * PATIENCE)
     async with node(max_connections=4) as hub, nodes(5) as guests:
         for guest in guests:
             await guest.net.connect(hub.addr)
         await until(lambda: len(hub.net.peers()) == 5)
+        monkeypatch.setattr(keeping, "SURPLUS_AFTER", 0.3)
         await until(lambda: len(hub.net.peers()) == 4)
         await holds(lambda: len(hub.net.peers()) == 4, 0.2)
 
@@ -256,19 +261,31 @@ async def test_pings_measure_and_unknown_peers_are_unreachable() -> None:
         await one.net.connect(other.addr)
         assert one.net.peers()[0].rtt is None
         rtt = await one.net.ping(other.id)
-        assert 0 < rtt < 1
+        assert rtt > 0
         assert one.net.peers()[0].rtt == pytest.approx(rtt, rel=0.5)
 
 
 async def test_a_peer_that_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "TICK", 0.05)
     monkeypatch.setattr(keeping, "PING_INTERVAL", 0.1)
-    monkeypatch.setattr(keeping, "DEAD_AFTER", 0.3)
     async with nodes(2) as (one, other):
         await one.net.connect(other.addr)
-        await holds(one.net.peers, 0.6)
         (conn,) = other.net._switch.all_connections()
-        conn.muxed_conn._on_ping = lambda *_: None  # type: ignore[method-assign]
+        answered = 0
+        answer = conn.muxed_conn._on_ping
+
+        def count(flags: int, nonce: int) -> None:
+            nonlocal answered
+            answered += 1
+            answer(flags, nonce)
+
+        monkeypatch.setattr(conn.muxed_conn, "_on_ping", count)
+        await until(lambda: answered > 5)
+        assert one.net.peers()
+        monkeypatch.setattr(keeping, "DEAD_AFTER", 0.3)
+        monkeypatch.setattr(
+            conn.muxed_conn, "_on_ping", lambda *said: said[0] & SYN or answer(*said)
+        )
         await until(lambda: "peer.disconnected" in one.kinds())
         assert "no answer" in next(e["why"] for e in one.events if e["kind"] == "peer.disconnected")
 
@@ -294,15 +311,16 @@ async def test_a_changed_round_trip_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         assert (one.net.peers()[0].rtt or 0) > 0.02
 
 
-async def test_closing_is_quick_and_leaves_no_task() -> None:
-    began = 0.0
-    async with node(listen=LOOPBACK) as one:
-        async with nodes(5) as others:
+async def test_closing_waits_for_no_timer_and_leaves_no_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(network, "CLOSE_TIMEOUT", 10 * PATIENCE)
+    monkeypatch.setattr(muxer, "CLOSE_FLUSH", 10 * PATIENCE)
+    with trio.fail_after(PATIENCE):
+        async with node(listen=LOOPBACK) as one, nodes(5) as others:
             for other in others:
                 await other.net.connect(one.addr)
             await until(lambda: len(one.net.peers()) == 5)
-        began = trio.current_time()
-    assert trio.current_time() - began < 1.0
     assert trio.lowlevel.current_statistics().tasks_living < 12
 
 

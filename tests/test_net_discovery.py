@@ -39,7 +39,7 @@ async def test_one_bootstrap_address_is_enough_to_reach_the_target() -> None:
         for one in swarm:
             for other in swarm:
                 one.net.learned(other.id, other.net.addrs())
-        await until(lambda: all(len(connected(one)) >= 4 for one in swarm), seconds=10)
+        await until(lambda: all(len(connected(one)) >= 4 for one in swarm))
         assert all("bootstrap.reached" in one.kinds() for one in swarm)
         await until(lambda: all("discovery.satisfied" in one.kinds() for one in swarm))
 
@@ -51,10 +51,10 @@ async def test_the_target_is_reached_again_after_half_of_them_are_gone() -> None
         for one in stays:
             for other in (*goes, *stays):
                 one.net.learned(other.id, other.net.addrs())
-        await until(lambda: all(len(connected(one)) >= 3 for one in stays), seconds=10)
+        await until(lambda: all(len(connected(one)) >= 3 for one in stays))
         await doomed.aclose()
         alive = {one.id for one in stays}
-        await until(lambda: all(len(connected(one) & alive) >= 3 for one in stays), seconds=15)
+        await until(lambda: all(len(connected(one) & alive) >= 3 for one in stays))
         assert all(connected(one) <= alive for one in stays)
 
 
@@ -139,7 +139,7 @@ async def test_the_dht_finds_peers_of_peers() -> None:
         seeker = await stack.enter_async_context(
             node(dht=True, bootstrap=(hub.addr,), target_peers=4)
         )
-        await until(lambda: len(connected(seeker)) >= 4, seconds=15)
+        await until(lambda: len(connected(seeker)) >= 4)
         learned = [seeker.book.record(leaf.id).source for leaf in leaves]
         assert "dht" in learned
 

@@ -74,7 +74,7 @@ async def test_loss_is_repaired_by_asking(monkeypatch: pytest.MonkeyPatch) -> No
         for data in sent:
             await swarm[0].net.publish(TOPIC, data)
         for one in swarm[1:]:
-            await one.gets(sent, seconds=12)
+            await one.gets(sent)
     assert lost > 10
 
 
@@ -84,7 +84,7 @@ async def test_who_comes_a_little_late_is_told() -> None:
             each.subscribe()
         await one.net.publish(TOPIC, b"just before")
         await join(one, other)
-        await other.gets([b"just before"], seconds=4)
+        await other.gets([b"just before"])
 
 
 async def test_own_messages_are_not_delivered_to_ourselves() -> None:
@@ -182,7 +182,7 @@ async def test_the_mesh_stays_within_its_degrees() -> None:
             guest = await stack.enter_async_context(node())
             guest.subscribe()
             await join(guest, hub)
-        await until(lambda: hub.net._gossip.neighbours(TOPIC) == (6, 12), seconds=4)
+        await until(lambda: hub.net._gossip.neighbours(TOPIC) == (6, 12))
         # The pruned are told of messages all the same.
         await hub.net.publish(TOPIC, b"x")
 

@@ -5,16 +5,18 @@ from contextlib import suppress
 
 import pytest
 import trio
+import trio.testing
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
-from synapsed.net import Stream, negotiate
+from synapsed.net import Stream, muxer, negotiate
 from synapsed.net.muxer import MAX_INBOUND, MAX_REFUSED, STREAM_BURST
 from synapsed.net.muxstream import INITIAL_WINDOW
-from synapsed.net.wire import WireError
+from synapsed.net.wire import MAX_PLAINTEXT, WireError
 from tests.netlab import (
     ACK,
     DATA,
     FIN,
+    PATIENCE,
     PING,
     RST,
     SYN,
@@ -27,7 +29,9 @@ from tests.netlab import (
     bare_id,
     frame,
     node,
+    nodes,
     raw,
+    sleepers,
     until,
 )
 
@@ -64,8 +68,8 @@ async def test_streams_above_the_limit_are_refused_one_by_one() -> None:
     async with node() as target, raw(target.addr) as peer:
         await peer.open_streams(MAX_INBOUND + 10)
         await until(lambda: len(multiplexer(target).streams) >= MAX_INBOUND)
+        assert await peer.answers()
         assert len(multiplexer(target).streams) <= MAX_INBOUND + 1  # and one of ours, for gossip
-        assert not await peer.is_cut(0.1)
 
 
 async def test_a_peer_that_opens_streams_without_end_is_cut() -> None:
@@ -128,7 +132,7 @@ async def test_unread_bytes_of_all_peers_have_one_budget() -> None:
         await modest.open_streams(2, AGREEMENT + bytes(100_000))
         await greedy.open_streams(20, AGREEMENT + bytes(200_000))
         assert await greedy.is_cut()
-        assert not await modest.is_cut(0.1)
+        assert await modest.answers()
         await until(lambda: 0 < target.net._switch.budget.unread <= 200_000)
 
 
@@ -143,7 +147,7 @@ WRONG = {
     "twice the same stream": frame(WINDOW, SYN, 1, 0) * 2,
     "a body larger than any window": frame(DATA, 0, 99, 1 << 30),
     "pings without end": frame(PING, SYN, 0, 1) * 100,
-    "empty frames without end": frame(WINDOW, 0, 99, 0) * 60_000,
+    "empty frames without end": frame(WINDOW, 0, 99, 0) * 200_000,
 }
 
 
@@ -172,7 +176,7 @@ async def test_what_is_odd_and_allowed_cuts_nobody(odd: bytes) -> None:
     async with node() as target, raw(target.addr) as peer:
         for byte in odd:  # each byte a record of its own: no frame boundary is relied on
             await peer.send(bytes((byte,)))
-        assert not await peer.is_cut(0.1)
+        assert await peer.answers()
 
 
 async def test_random_frames_never_hurt_others() -> None:
@@ -193,7 +197,7 @@ async def test_random_frames_never_hurt_others() -> None:
                                 version=chance.choice((0, 0, 0, 0, 1)),
                             )
                         )
-        assert await friend.net.ping(target.id) < 5
+        assert await friend.net.ping(target.id) > 0
         await until(lambda: len(target.net.peers()) == 1)
         assert not [e for e in target.events if e["kind"] == "handler.failed"]
 
@@ -201,29 +205,42 @@ async def test_random_frames_never_hurt_others() -> None:
 # -- a cancelled write, and closing
 
 
-async def _read_all(peer: Raw) -> str:
-    """Read until nothing comes any more; what was wrong with it."""
-    try:
-        with trio.move_on_after(0.5):
-            while True:
-                await peer.wire.receive()
-    except WireError as error:
-        return str(error)
-    return ""
+async def _read_on(peer: Raw) -> None:
+    with trio.fail_after(PATIENCE):
+        while True:
+            await peer.wire.receive()
 
 
-async def test_bare_a_cancelled_write_breaks_the_connection() -> None:
+async def test_bare_a_cancelled_write_breaks_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = trio.Event()
+    send_all = trio.SocketStream.send_all
+
+    async def fills_up(self: trio.SocketStream, data: bytes) -> None:
+        """As where the peer does not read: most of a record goes out, and the rest has to wait."""
+        if len(data) < MAX_PLAINTEXT or full.is_set():
+            return await send_all(self, data)
+        await send_all(self, data[:-8])
+        full.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", fills_up)
     async with bare_host() as host, raw(bare_addr(host)) as peer:
         await until(host.get_connected_peers)
         (conn,) = next(iter(host.get_network().connections.values()))
         stream = await conn.muxed_conn.open_stream()
         await peer.send(frame(WINDOW, 0, stream.stream_id, 64 << 20))
         await until(lambda: stream.send_window > 32 << 20)
-        with trio.move_on_after(0.3):  # the peer does not read: TCP's buffers fill up
-            await stream.write(bytes(48 << 20))
+        async with trio.open_nursery() as writing:
+            writing.start_soon(stream.write, bytes(1 << 20))
+            with trio.fail_after(PATIENCE):
+                await full.wait()
+            writing.cancel_scope.cancel()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(conn.muxed_conn._write_frame, frame(PING, SYN, 0, 5))
-            assert await _read_all(peer) == "a record does not authenticate"
+            with pytest.raises(WireError, match="a record does not authenticate"):
+                await _read_on(peer)
             nursery.cancel_scope.cancel()
 
 
@@ -233,47 +250,42 @@ async def test_a_cancelled_write_resets_its_stream_only() -> None:
         muxer = multiplexer(target)
         stream = await muxer.open_stream()
         await peer.send(frame(WINDOW, 0, stream.stream_id, 64 << 20))
-        with trio.move_on_after(0.3) as scope:
-            await stream.write(bytes(48 << 20))
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as writing:
+            writing.start_soon(stream.write, bytes(48 << 20))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not stream.dead
+            writing.cancel_scope.cancel()
         assert stream.dead
-        assert await _read_all(peer) == ""
-        assert not await peer.is_cut(0.1)
+        assert await peer.answers()  # and all before it authenticates
 
 
-async def test_bare_closing_a_connection_sleeps() -> None:
+async def test_bare_closing_a_connection_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     async with bare_host() as one, bare_host() as other:
         await bare_connect(one, bare_addr(other))
         (conn,) = one.get_network().connections[next(iter(one.get_network().connections))]
-        began = trio.current_time()
-        await conn.close()
-        assert trio.current_time() - began > 0.15
+        with sleepers(monkeypatch) as slept:
+            await conn.close()
+        assert "libp2p.network.connection.swarm_connection" in slept
 
 
-async def test_sixteen_connections_close_at_once() -> None:
-    async with node(max_connections=40) as hub:
-        began = 0.0
-        async with trio.open_nursery() as nursery:
-            for _ in range(16):
-                nursery.start_soon(_guest, hub)
-            await until(lambda: len(hub.net.peers()) == 16)
-            nursery.cancel_scope.cancel()
-            began = trio.current_time()
-        await until(lambda: not hub.net.peers())
-        assert trio.current_time() - began < 0.5
-
-
-async def _guest(hub: Node) -> None:
-    async with node() as guest:
-        await guest.net.connect(hub.addr)
-        await trio.sleep_forever()
+async def test_closing_connections_waits_for_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muxer, "CLOSE_FLUSH", 10 * PATIENCE)
+    async with node(max_connections=40) as hub, nodes(16) as guests:
+        for guest in guests:
+            await guest.net.connect(hub.addr)
+        await until(lambda: len(hub.net.peers()) == 16)
+        with sleepers(monkeypatch) as slept, trio.fail_after(PATIENCE):
+            await hub.net._switch.close_all()
+            await until(lambda: not any(guest.net.peers() for guest in guests))
+        assert not hub.net.peers()
+        assert not {name for name in slept if name.startswith(("libp2p", muxer.__name__))}
 
 
 async def test_bare_hosts_and_ours_understand_each_other() -> None:
     async with node() as ours, bare_host() as bare:
         await ours.net.connect(bare_addr(bare))
         rtt = await ours.net.ping(bare_id(bare))
-        assert 0 < rtt < 5
+        assert rtt > 0
         async with ours.net.open_stream(bare_id(bare), "/ipfs/ping/1.0.0") as stream:
             await stream.write(bytes(32))
             assert await stream.read_exactly(32) == bytes(32)

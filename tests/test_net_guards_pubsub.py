@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -15,6 +15,8 @@ from libp2p.host.exceptions import StreamFailure
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
+from libp2p.pubsub import gossipsub
+from libp2p.pubsub import pubsub as bare
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
@@ -22,10 +24,12 @@ from libp2p.pubsub.pubsub import Pubsub
 from protocols.validation import Verdict
 from synapsed.keys import Identity
 from synapsed.net import Fault, MemoryTable, PeerBook
+from synapsed.net import pubsub as ours
 from synapsed.net.frames import varint_frame
 from synapsed.net.pubsub import MAX_MESSAGES, MAX_RPC
 from tests.netlab import (
     LOOPBACK,
+    PATIENCE,
     TOPIC,
     Node,
     bare_addr,
@@ -39,6 +43,7 @@ from tests.netlab import (
     subscribers,
     until,
 )
+from tests.steps import Passes
 
 MESHSUB = "/meshsub/1.1.0"
 
@@ -129,7 +134,7 @@ async def send_raw(attacker: Node, target: bytes, frames: list[bytes]) -> None:
 async def test_bare_a_malformed_rpc_ends_the_host() -> None:
     died = False
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with bare_pubsub() as pubsub, node() as attacker:
                 await attacker.net.connect(bare_addr(pubsub.host))
                 await send_raw(attacker, pubsub.my_id.to_bytes(), [varint_frame(b"\xff" * 50)])
@@ -231,14 +236,24 @@ async def test_a_quick_redial_wedges_nothing() -> None:
 # -- 10 messages a second, ours included; a queue of 32
 
 
-async def test_bare_only_ten_of_a_hundred_quick_messages_get_out() -> None:
+async def test_bare_only_ten_of_a_hundred_quick_messages_get_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moment = time.time()
+    monkeypatch.setattr(gossipsub, "time", SimpleNamespace(time=lambda: moment))
     async with bare_pubsub() as one, bare_pubsub() as other:
         for each in (one, other):
             await each.subscribe(TOPIC)
         reader = await other.subscribe(TOPIC)
         await bare_connect(one.host, bare_addr(other.host))
         await one.wait_for_subscription(other.my_id, TOPIC)
-        assert await _burst(one, reader) == 10
+        await _burst(one)
+        with trio.fail_after(PATIENCE):
+            for _ in range(10):
+                await reader.get()
+        with trio.move_on_after(0.5) as scope:
+            await reader.get()
+        assert scope.cancelled_caught
 
 
 async def test_bare_a_subscriber_that_is_late_keeps_32_of_a_hundred() -> None:
@@ -249,19 +264,25 @@ async def test_bare_a_subscriber_that_is_late_keeps_32_of_a_hundred() -> None:
         reader = await other.subscribe(TOPIC)
         await bare_connect(one.host, bare_addr(other.host))
         await one.wait_for_subscription(other.my_id, TOPIC)
-        assert await _burst(one, reader) <= 32
+        arrived: list[bytes] = []
+
+        def note(_peer: ID, message: rpc_pb2.Message) -> bool:
+            arrived.append(message.data)
+            return True
+
+        other.set_topic_validator(TOPIC, note, False)
+        await _burst(one)
+        with trio.fail_after(PATIENCE):
+            while b"the end" not in arrived:
+                await one.publish(TOPIC, b"the end")
+                await trio.sleep(0.05)
+        assert 0 < len(set(arrived)) - 1 < 100
+        assert reader.receive_channel.statistics().current_buffer_used <= 32
 
 
-async def _burst(one: Pubsub, reader: Any) -> int:
+async def _burst(one: Pubsub) -> None:
     for n in range(100):
         await one.publish(TOPIC, b"%d" % n)
-    await trio.sleep(1.0)
-    got = 0
-    with trio.move_on_after(0.5):
-        while True:
-            await reader.get()
-            got += 1
-    return got
 
 
 async def test_a_hundred_quick_messages_arrive_at_a_late_subscriber() -> None:
@@ -309,7 +330,7 @@ async def test_the_heartbeat_is_a_second() -> None:
         assert other.got == []
         one.net._gossip._pubsub.peer_topics[TOPIC].add(ID(other.id))
         router._add_back_off(ID(other.id), TOPIC, False)  # stays out of the mesh
-        await until(lambda: other.got == [b"by repair"], seconds=3)
+        await until(lambda: other.got == [b"by repair"])
 
 
 # -- validators
@@ -342,7 +363,7 @@ async def test_bare_async_validators_deliver_twice() -> None:
         message = signed(os.urandom(32), b"once", 1)
         for _ in range(2):
             nursery.start_soon(pubsub.push_msg, ID(Identity(os.urandom(32)).peer_id), message)
-        with trio.fail_after(2):
+        with trio.fail_after(PATIENCE):
             assert (await reader.get()).data == (await reader.get()).data == b"once"
 
 
@@ -390,46 +411,37 @@ def bad_signatures(count: int) -> bytes:
     return varint_frame(rpc_pb2.RPC(publish=messages).SerializeToString())
 
 
-class Lag:
-    """The longest that the loop was busy in one piece, in seconds of CPU: other processes on the
-    machine make no difference."""
-
-    def __init__(self) -> None:
-        self.worst = 0.0
-
-    async def watch(self) -> None:
-        while True:
-            before = time.thread_time()
-            await trio.sleep(0.001)
-            self.worst = max(self.worst, time.thread_time() - before)
-
-
-async def test_bare_one_rpc_of_bad_signatures_stalls_the_loop() -> None:
-    async with bare_pubsub() as pubsub, node() as attacker, trio.open_nursery() as nursery:
+async def test_bare_one_rpc_of_bad_signatures_stalls_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All are verified in one pass of the loop, which takes most of a second."""
+    verified = Passes()
+    async with bare_pubsub() as pubsub, node() as attacker:
         await pubsub.subscribe(TOPIC)
         await attacker.net.connect(bare_addr(pubsub.host))
-        lag = Lag()
-        nursery.start_soon(lag.watch)
-        await send_raw(attacker, pubsub.my_id.to_bytes(), [bad_signatures(2000)])
-        await until(lambda: lag.worst > 0.5, seconds=20)
-        nursery.cancel_scope.cancel()
+        monkeypatch.setattr(bare, "signature_validator", verified.counted(bare.signature_validator))
+        with verified.watching():
+            await send_raw(attacker, pubsub.my_id.to_bytes(), [bad_signatures(2000)])
+            await until(lambda: verified.most == 2000)
 
 
-async def test_bad_signatures_stall_nothing_and_get_their_sender_banned() -> None:
+async def test_bad_signatures_stall_nothing_and_get_their_sender_banned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     frame = bad_signatures(800)
     assert len(frame) < MAX_RPC
-    async with nodes(2) as (target, attacker), trio.open_nursery() as nursery:
+    async with nodes(2) as (target, attacker):
         target.subscribe()
         await attacker.net.connect(target.addr)
-        lag = Lag()
-        nursery.start_soon(lag.watch)
-        await send_raw(attacker, target.id, [frame] * 10)
-        await until(lambda: target.book.banned(attacker.id))
-        await until(lambda: not target.net.peers())
-        assert lag.worst < 0.1
+        verified = Passes()
+        monkeypatch.setattr(ours, "is_signed", verified.counted(ours.is_signed))
+        with verified.watching():
+            await send_raw(attacker, target.id, [frame] * 10)
+            await until(lambda: target.book.banned(attacker.id))
+            await until(lambda: not target.net.peers())
         # Of nine thousand, those up to the ban cost a verification.
-        assert target.net.counters["rejected"] <= MAX_MESSAGES
-        nursery.cancel_scope.cancel()
+        assert 0 < verified.total <= MAX_MESSAGES
+        assert target.net.counters["rejected"] <= verified.total
 
 
 async def test_an_rpc_larger_than_the_limit_is_refused_unread() -> None:
@@ -445,7 +457,11 @@ async def test_an_rpc_larger_than_the_limit_is_refused_unread() -> None:
 # -- floods, and what others may put into our memory
 
 
-async def test_a_flood_of_rpcs_is_throttled_and_blamed() -> None:
+async def test_a_flood_of_rpcs_is_throttled_and_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = time.monotonic()  # however long it takes to read them
+    monkeypatch.setattr(
+        ours, "time", SimpleNamespace(monotonic=lambda: moment, time_ns=time.time_ns)
+    )
     empty = varint_frame(rpc_pb2.RPC(control=rpc_pb2.ControlMessage()).SerializeToString())
     async with nodes(2) as (target, attacker):
         target.subscribe()

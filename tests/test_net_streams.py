@@ -15,7 +15,7 @@ from synapsed.net import (
     TimedOutError,
 )
 from synapsed.net.muxstream import INITIAL_WINDOW
-from tests.netlab import Node, node, nodes, until
+from tests.netlab import PATIENCE, Node, node, nodes, until
 
 ECHO = "/synapse/echo/1.0.0"
 
@@ -76,7 +76,7 @@ async def test_many_streams_share_a_connection_fairly() -> None:
     async with nodes(2) as (one, other):
         other.net.serve(ECHO, count)
         await one.net.connect(other.addr)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 for number in range(8):
                     nursery.start_soon(pull, one, other, number)
@@ -99,7 +99,7 @@ async def test_what_was_written_before_leaving_the_block_arrives() -> None:
         await one.net.connect(other.addr)
         async with one.net.open_stream(other.id, ECHO) as stream:
             await stream.write_frame(b"last words")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await done.wait()
     assert got == [b"last words"]
 
@@ -140,7 +140,7 @@ async def test_silence_times_out_and_resets_the_stream() -> None:
                 await stream.read_exactly(1, timeout=0.1)
             with pytest.raises(StreamClosedError):
                 await stream.write(b"too late")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await reset.wait()
 
 
@@ -227,7 +227,7 @@ async def test_streams_of_one_protocol_are_limited_for_each_peer() -> None:
                 async with one.net.open_stream(other.id, ECHO) as third:
                     await third.read_exactly(1)
         async with one.net.open_stream(other.id, ECHO) as again:
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 assert await again.read_exactly(1) == b"!"
 
 
@@ -249,7 +249,7 @@ async def test_a_lost_connection_ends_its_streams_and_handlers() -> None:
             await other.net.disconnect(one.id)
             with pytest.raises(StreamClosedError):
                 await stream.read_exactly(1)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await cancelled.wait()
         await until(lambda: not one.net.peers() and not other.net.peers())
 

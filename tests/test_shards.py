@@ -40,7 +40,7 @@ class Said:
 
     async def news(self) -> None:
         """Wait until something more is said or taken back."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await self._news.wait()
         self._news = trio.Event()
 
@@ -142,9 +142,11 @@ async def test_more_models_than_may_be_announced_stop_nothing(
 ) -> None:
     said = Said()
     full = True
+    refused = trio.Event()
 
     def announce(body: ShardBody) -> None:
         if full:
+            refused.set()
             raise LimitError("this daemon has 1024 announcements out already")
         said._said(body)
 
@@ -152,7 +154,8 @@ async def test_more_models_than_may_be_announced_stop_nothing(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shards.run)
         shards.changed(model, at_once=True)
-        await trio.sleep(SETTLE / 3)
+        with trio.fail_after(60):
+            await refused.wait()
         full = False
         shards.changed(model, at_once=True)
         await said.news()

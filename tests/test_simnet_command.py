@@ -79,9 +79,9 @@ def test_sigterm_ends_every_daemon(tmp_path: Path) -> None:
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=60) == 1
         assert "every daemon has ended" in process.stderr.read()
-        _, left = psutil.wait_procs(children, timeout=5)
+        _, left = psutil.wait_procs(children, timeout=60)
         assert not left
     finally:
         process.kill()

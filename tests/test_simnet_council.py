@@ -53,10 +53,10 @@ async def test_a_leader_dies_and_nothing_that_was_ratified_is_lost(tmp_path: Pat
         assert world.names["first"] != world.names["second"]
         await perform(c.Load(who="all", count=5), world)
         await must(world, c.LedgersAgree(index=12))
-        await must(world, c.NotesRatified(count=10), within=1)
-        await must(world, c.OneHistory(), within=1)
-        await must(world, c.RoleIs(who="0-3", role="member"), within=1)
-        await must(world, c.RoleIs(who=4, role="follower"), within=1)
+        await must(world, c.NotesRatified(count=10), within=30)
+        await must(world, c.OneHistory(), within=30)
+        await must(world, c.RoleIs(who="0-3", role="member"), within=30)
+        await must(world, c.RoleIs(who=4, role="follower"), within=30)
 
 
 async def test_a_parameter_is_in_force_everywhere_from_one_index(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ async def test_a_member_that_signs_twice_is_found_guilty(tmp_path: Path) -> None
         await perform(c.DoubleSign(who=1), world)
         await must(world, c.Guilty(members=1))
         await must(world, c.LedgersAgree(index=10))
-        await must(world, c.OneHistory(), within=1)
+        await must(world, c.OneHistory(), within=30)
         assert not (await look(c.Guilty(members=[1, 2]), world)).holds
         assert world.weather.faults["double-sign"] == 1
 

@@ -3,9 +3,9 @@
 import pickle
 import random
 import struct
-import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -43,6 +43,7 @@ from protocols.safetensors_header import (
     make_safetensors_header,
     parse_safetensors_header,
 )
+from tests.steps import at_most
 
 
 def with_length(text: bytes) -> bytes:
@@ -458,16 +459,14 @@ BOMBS = {
 
 @pytest.mark.parametrize("what", BOMBS)
 def test_bombs_cost_no_more_than_their_size(what: str) -> None:
-    """At most 32 bytes of memory for a byte of header, and far below a second for a MiB."""
+    """At most 32 bytes of memory for a byte of header, and no loop that goes over them again and
+    again: for a MiB, the square of its size would take hours, which no test is given."""
     prefix = with_length(BOMBS[what])
-    began = time.process_time()
     tracemalloc.start()
     try:
-        parse_safetensors_header(prefix, len(prefix) + 4)
-    except HeaderError:
-        pass
-    finally:
+        with suppress(HeaderError), at_most(lines=2_000_000):
+            parse_safetensors_header(prefix, len(prefix) + 4)
         _, peak = tracemalloc.get_traced_memory()
+    finally:
         tracemalloc.stop()
     assert peak < 32 * len(prefix)
-    assert time.process_time() - began < 2

@@ -1,7 +1,6 @@
 """The tree of a TensorBlock: layout, roots, proofs, vectors, and what one flipped byte does."""
 
 import random
-import time
 from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil, log2
@@ -37,6 +36,7 @@ from protocols.tensorblock import (
     verify_run,
 )
 from synapsed.hashing import HASHER
+from tests.steps import at_most
 
 # --- The specification once more, written as docs/tensorblock.md says it, for small inputs
 
@@ -208,17 +208,17 @@ def test_layout_of_a_safetensors_file() -> None:
     assert Layout.flat(0).leaf_count == 0
 
 
-def test_as_many_tensors_as_there_may_be_stay_cheap() -> None:
+def test_as_many_tensors_as_there_may_be_cost_so_many_steps_each() -> None:
     header = make_safetensors_header(
         (f"model.layers.{i // 256}.experts.{i % 256}.weight", "U8", [7]) for i in range(MAX_TENSORS)
     )
     size = len(header) + 7 * MAX_TENSORS
-    began = time.process_time()
-    layout = Layout.of_safetensors(parse_safetensors_header(header, size), size)
-    for leaf in range(0, layout.leaf_count, 7):
-        start, _ = layout.leaf_span(leaf)
-        assert layout.leaf_at(start) == leaf
-    assert time.process_time() - began < 3
+    # 24 for each here: to parse it, lay it out and look for a seventh of the leaves.
+    with at_most(lines=100 * MAX_TENSORS):
+        layout = Layout.of_safetensors(parse_safetensors_header(header, size), size)
+        for leaf in range(0, layout.leaf_count, 7):
+            start, _ = layout.leaf_span(leaf)
+            assert layout.leaf_at(start) == leaf
 
 
 # --- The tree

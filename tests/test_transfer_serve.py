@@ -1,9 +1,9 @@
 """What the server answers, and what it refuses: nothing is read that is not held."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -244,19 +244,24 @@ async def test_leaf_hashes_in_more_runs_than_an_answer_has_are_cut_off_cleanly(
 
 
 async def test_who_asks_for_much_work_waits_for_it_and_others_do_not(
-    swarm: World, file: Made, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: trio.testing.MockClock,
+    swarm: World,
+    file: Made,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("synapsed.transfer.serve.WORK_BURST", 0.05)
+    spent = 0.0
+    monkeypatch.setattr("synapsed.transfer.serve.time", SimpleNamespace(thread_time=lambda: spent))
+    # Fractions that are whole in binary: in the clock's own time nothing is ever almost over.
+    monkeypatch.setattr("synapsed.transfer.serve.WORK_BURST", 1 / 16)
+    monkeypatch.setattr("synapsed.transfer.serve.WORK_SHARE", 1 / 8)
     node, greedy, modest = swarm.node(), swarm.node(), swarm.node()
     file.feed(file.begin(node.store))
     work = 0
 
     def find(request: Request) -> tuple[Answer, list[bytes]]:
-        nonlocal work
+        nonlocal work, spent
         work += 1
-        until = time.thread_time() + 0.03
-        while time.thread_time() < until:
-            pass
+        spent += 1 / 32
         return Bytes(length=0), []
 
     monkeypatch.setattr(node.server, "_find", find)
@@ -276,9 +281,9 @@ async def test_who_asks_for_much_work_waits_for_it_and_others_do_not(
             await trio.sleep(0.01)
         await ask_on(modest, 1)
         assert trio.current_time() - began < 1
-        await trio.sleep_until(began + 1.5)
-        # 0.03 s each, and 0.05 + 1.5 * 0.1 s of them in this time.
-        assert 4 <= work <= 10
+        await trio.sleep_until(began + 2)
+        # 1/32 s each, and 1/16 + 2/8 s of them in this time, and the modest one's.
+        assert 8 <= work <= 13
         nursery.cancel_scope.cancel()
 
 

@@ -332,7 +332,7 @@ class Fetching:
 
     async def told(self) -> dict[str, Any]:
         """What the owner is told of it."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not self.events:
                 await trio.sleep(0.02)
         return self.events[0]

@@ -86,22 +86,24 @@ async def test_what_came_since_is_said_before_the_stage_ends(tmp_path: Path) -> 
         await here.until(lambda: here.ledger.submitted)
         here.stage()
 
-        async def operations(better: int) -> int:
+        async def operations(better: int, reports: int) -> int:
+            """How many reports there are then; so many are waited for."""
             for number in range(40):
                 name = bytes([number])
                 await here.ask(name, achieved=better if coin(cid, name) else 100)
+            await here.until(lambda: len(here.ledger.submitted) > reports)
             await trio.sleep(0.01)
             return len(here.ledger.submitted) - 1
 
-        assert await operations(80) == 1
-        assert await operations(80) == 1
+        assert await operations(80, 1) == 1
+        assert await operations(80, 1) == 1
         here.later(STAGE // 2)
-        assert await operations(60) == 2
+        assert await operations(60, 2) == 2
         here.later(STAGE // 4)
-        assert await operations(60) == 2
+        assert await operations(60, 2) == 2
         here.later(STAGE // 5)
-        assert await operations(60) == 3
-        assert await operations(60) == 3
+        assert await operations(60, 3) == 3
+        assert await operations(60, 3) == 3
         pairs = [each.pairs for each in here.ledger.submitted[1:]]
         assert pairs[0] == here.book.state.params["upgrade.pairs"]
         assert pairs[1] >= 2 * pairs[0]

@@ -323,7 +323,7 @@ class Desk:
 
     # -- what is seen --
 
-    async def until(self, look: Callable[[], Any], seconds: float = 10.0) -> Any:
+    async def until(self, look: Callable[[], Any], seconds: float = 60.0) -> Any:
         """Look again whenever something happens, and now and then."""
         with trio.fail_after(seconds):
             while not (found := look()):
