@@ -15,9 +15,10 @@ from synapsed.config import Config, Loaded, NetConfig, StoreConfig, UpgradesConf
 from synapsed.configload import load
 from synapsed.doctor import examine
 from synapsed.doctor.checks import CHECKS, RELEASED
+from synapsed.doctor.compute import COMPUTE_CHECKS
 from synapsed.doctor.facts import gather
 from synapsed.doctor.ledger import LEDGER_CHECKS
-from synapsed.doctor.report import Check, Facts, LedgerHealth, Live, Tools, worst
+from synapsed.doctor.report import Check, Computing, Facts, LedgerHealth, Live, Tools, worst
 from synapsed.doctor.upgrades import UPGRADE_CHECKS
 from synapsed.lock import Lock
 from synapsed.paths import Paths, find
@@ -92,7 +93,7 @@ def test_a_healthy_machine_passes_every_check() -> None:
     assert worst(checks) == "pass"
     assert (
         len({check.name for check in checks})
-        == len(CHECKS) + len(LEDGER_CHECKS) + len(UPGRADE_CHECKS)
+        == len(CHECKS) + len(COMPUTE_CHECKS) + len(LEDGER_CHECKS) + len(UPGRADE_CHECKS)
         >= 30
     )
     for check in checks:
@@ -109,6 +110,16 @@ def ledger_with(**changes: Any) -> dict[str, Any]:
 BAD_GENESIS = {"genesis_error": "changed", "genesis_remedy": "ask a founder"}
 ENGINE = Tools(ollama="/usr/bin/ollama", rustc="rustc 1.95", wasm_target=True)
 BROKEN = Tools(rustc="rustc 1.95", wasm_target=True, compile_error="no linker")
+
+WITHOUT = Computing(missing=["torch"])
+SILENT = Computing(server_error="Connection refused")
+
+
+def with_card(device: str) -> Loaded:
+    """A configuration that asks for it."""
+    asked = {"SYNAPSED_NET__BOOTSTRAP": ADDRESS, "SYNAPSED_COMPUTE__DEVICE": device}
+    return load(None, asked)
+
 
 FAULTS: list[tuple[str, str, str, str, dict[str, Any]]] = [
     # check, verdict, source, a word of the remedy, the fault
@@ -159,6 +170,11 @@ FAULTS: list[tuple[str, str, str, str, dict[str, Any]]] = [
     ("rust", "warn", "resource", "rustup", {"tools": Tools(ollama="/o", ollama_models=["m"])}),
     ("wasm-target", "warn", "resource", "rustup target add", {"tools": Tools(rustc="rustc 1.95")}),
     ("wasm-compile", "warn", "resource", "reinstall", {"tools": BROKEN}),
+    ("compute", "warn", "resource", "synapsed[compute]", {"computing": WITHOUT}),
+    ("compute", "warn", "resource", "pytorch.org", {"computing": Computing(torch="2.13.0+cpu")}),
+    ("compute-device", "fail", "config", "compute.device", {"loaded": with_card("cuda:3")}),
+    ("compute-memory", "warn", "resource", "MemoryMax", {"memory_limit": GIB}),
+    ("compute-server", "fail", "config", "compute.server", {"computing": SILENT}),
 ]  # fmt: skip
 
 
@@ -207,6 +223,19 @@ def test_a_ledger_that_is_followed_passes() -> None:
     assert checks["council"].message == "it ratifies; 3 of 4 seats must sign"
     without = msgspec.structs.replace(change(**ledger_with()), live=None, daemon_pid=None)
     assert set(wrong(without)) == {"daemon"}
+
+
+def test_a_machine_without_a_card_that_never_computes_is_in_order() -> None:
+    facts = change(gpus=[], computing=Computing(missing=["torch"]))
+    assert set(wrong(facts)) == {"gpu"}
+    said = next(check for check in examine(facts) if check.name == "compute")
+    assert "synapsed[compute]" in said.message
+
+
+def test_more_memory_than_there_is_is_not_promised() -> None:
+    asked = {"SYNAPSED_NET__BOOTSTRAP": ADDRESS, "SYNAPSED_COMPUTE__MEMORY": "64 GiB"}
+    facts = change(gpus=[], loaded=load(None, asked))
+    assert wrong(facts)["compute-memory"].source == "config"
 
 
 def test_no_liar_moves_the_clock_check() -> None:

@@ -23,6 +23,7 @@ from synapsed import configload, genesis, keys, lock, process_metrics
 from synapsed.addresses import Address
 from synapsed.authoring import tools as toolchains
 from synapsed.config import Config, Loaded
+from synapsed.doctor import compute
 from synapsed.doctor.report import Facts, Live, Tools
 from synapsed.jail import compiling
 from synapsed.jail.layers import Layers, detect
@@ -82,6 +83,7 @@ def gather(paths: Paths, env: Mapping[str, str], live: Live | None = None) -> Fa
         genesis_remedy=genesis_remedy,
         ledger_there=paths.ledger.exists(),
         tools=_tools(paths.data),
+        computing=compute.look(loaded.config.compute),
     )
 
 

@@ -40,6 +40,17 @@ class Tools(msgspec.Struct, frozen=True):
     workspace_error: str = ""
 
 
+class Computing(msgspec.Struct, frozen=True):
+    """What there is to train and to generate with."""
+
+    missing: list[str] = []
+    """Libraries that are not installed."""
+    torch: str = ""
+    """Its version."""
+    server_error: str = ""
+    """Why the compute server that is configured does not answer."""
+
+
 class LedgerHealth(msgspec.Struct, frozen=True, kw_only=True):
     """How a running daemon stands to the ledger and the council."""
 
@@ -120,6 +131,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     ledger_there: bool = False
     """Whether there is a ledger's database."""
     tools: Tools = Tools()
+    computing: Computing = Computing()
 
 
 def worst(checks: list[Check]) -> Verdict:

@@ -1,0 +1,203 @@
+"""What a group's primary, its other replicas and aggregators compute: from files to files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from protocols.learn.delta import DeltaError
+from synapsed.compute import wire
+from synapsed.compute.errors import BadDeltaError, BadModelError
+from synapsed.computeworker import codecs, outer, robust
+from synapsed.computeworker.feedback import settings_of
+from synapsed.computeworker.files import DTYPES, ModelFiles, read, write_blob, write_whole
+from synapsed.computeworker.gate import Passage
+from synapsed.computeworker.groups import (
+    advanced,
+    cut,
+    raw,
+    read_delta,
+    read_version,
+    values_of_model,
+    values_of_version,
+    write_version,
+)
+
+LEFT = "int8"
+"""How what a sum left out is written down; what that rounds away is lost for good."""
+MAX_OUTER = 4 << 30
+"""Bytes of an outer state: three values for each of a group's, at most 1 GiB."""
+
+
+def make_versions(asked: wire.Cut, passage: Passage) -> tuple[wire.Version, ...]:
+    """The first versions of groups."""
+    files = ModelFiles(asked.files)
+    groups = cut(files.headers(), asked.group_bytes)
+    found = []
+    for number in asked.groups:
+        if number >= len(groups):
+            raise BadModelError(f"group {number} of a model that has {len(groups)}")
+        passage()
+        group = groups[number]
+        values = values_of_model(group, files)
+        found.append(write_version(number, group.tiles, values, asked.folder))
+    return tuple(found)
+
+
+def advance(asked: wire.Advance, passage: Passage) -> wire.Version:
+    """A version after some rounds."""
+    tiles, values = read_version(asked.base)
+    for link in asked.links:
+        passage()
+        values = advanced(tiles, values, link.result, link.head)
+    return write_version(asked.group, tiles, values, asked.folder)
+
+
+def check_delta(asked: wire.CheckDelta) -> None:
+    """Raise BadDeltaError unless a delta is one of a version's group, to the last value."""
+    tiles, _ = read_version(asked.base)
+    _decoded(asked.delta, [tile.count for tile in tiles])
+
+
+def compare(asked: wire.Compare) -> wire.Compared:
+    """Whether two deltas of a group say the same."""
+    tiles, _ = read_version(asked.base)
+    one, other = read_delta(asked.one), read_delta(asked.other)
+    try:
+        same = codecs.same(one, other, [tile.count for tile in tiles])
+    except DeltaError:
+        same = False
+    return wire.Compared(asked.number, same)
+
+
+def aggregate(asked: wire.Aggregate, passage: Passage) -> wire.Aggregated:
+    """A round at its primary, or wherever it is recomputed."""
+    tiles, base = read_version(asked.base)
+    good, counts, bad = _inputs(asked.inputs, [tile.count for tile in tiles], passage)
+    found = robust.aggregate(good, counts)
+    passage()
+    state = _outer(asked.state, base)
+    result = state.step(asked.plan, asked.round, found.mean, base)
+    version = write_version(asked.group, tiles, outer.apply(base, result), asked.folder)
+    shares = iter(found.shares)
+    return wire.Aggregated(
+        asked.number,
+        write_blob(asked.folder, [result]),
+        write_blob(asked.folder, [state.save()]),
+        version,
+        tuple(0 if at in bad else next(shares) for at in range(len(asked.inputs))),
+        bad,
+    )
+
+
+def combine(asked: wire.Combine, passage: Passage) -> wire.Combined:
+    """A region's deltas as one: their robust mean and what the sum before left out, encoded as the
+    round's deltas are. What that leaves out is said too, as an int8 delta, so that anybody can
+    repeat this sum and the next one. Raises BadDeltaError for a `carry` that is none."""
+    tiles, _ = read_version(asked.base)
+    sizes = [tile.count for tile in tiles]
+    good, counts, bad = _inputs(asked.inputs, sizes, passage)
+    whole = robust.aggregate(good, counts).mean
+    passage()
+    if asked.carry:
+        carried = _decoded(asked.carry, sizes)
+        whole = [one + other for one, other in zip(whole, carried, strict=True)]
+    phase = asked.plan.phase_of(asked.round)
+    delta = codecs.encode(phase.up, whole, settings_of(phase))
+    said = codecs.decode(delta, sizes)
+    rest = [one - other for one, other in zip(whole, said, strict=True)]
+    left = codecs.encode(LEFT, rest)
+    return wire.Combined(
+        asked.number,
+        write_blob(asked.folder, [delta]),
+        write_blob(asked.folder, [left]),
+        bad,
+    )
+
+
+def write_model(asked: wire.WriteModel, passage: Passage) -> None:
+    """The model's files with the versions' values, each rounded to its tensor's own type."""
+    files = ModelFiles(asked.files)
+    groups = cut(files.headers(), asked.group_bytes)
+    paths: dict[int, str] = dict(asked.versions)
+    values: dict[int, dict[tuple[int, int], Tensor]] = {each: {} for each in files.safetensors}
+    for group in groups:
+        passage()
+        path = paths.get(group.number)
+        if path is None:
+            continue
+        for tile, value in zip(group.tiles, values_of_version(group, path), strict=True):
+            values[tile.file][tile.section, tile.start] = value
+    for number, file in enumerate(asked.files):
+        passage()
+        target = _inside(asked.folder, file.name)
+        if number in values:
+            write_whole(target, _parts(files, number, values[number]))
+        else:
+            write_whole(target, [read(file.path, MAX_OUTER)])
+
+
+def _parts(
+    files: ModelFiles, number: int, tiles: dict[tuple[int, int], Tensor]
+) -> list[bytes | memoryview]:
+    mapped = files.safetensors[number]
+    parts: list[bytes | memoryview] = [read_head(mapped.path, mapped.header.header_len)]
+    for section, info in enumerate(mapped.header.tensors, start=1):
+        flat = mapped.tensor(info)[0].reshape(-1).clone()
+        for (of, start), value in tiles.items():
+            if of == section:
+                flat[start : start + value.numel()] = value.to(DTYPES[info.dtype])
+        parts.append(raw(flat))
+    return parts
+
+
+def read_head(path: str, length: int) -> bytes:
+    """A file's first bytes."""
+    with open(path, "rb") as file:
+        return file.read(length)
+
+
+def _inside(folder: str, name: str) -> str:
+    """Where a manifest's file goes: below the folder, wherever its name would lead."""
+    target = Path(os.path.normpath(Path(folder) / name))
+    if not target.is_relative_to(folder):
+        raise BadModelError(f"a file named {name[:80]!r}")
+    return str(target)
+
+
+def _inputs(
+    given: Sequence[wire.Given], sizes: list[int], passage: Passage
+) -> tuple[list[list[Tensor]], list[int], tuple[int, ...]]:
+    """Those that can be decoded, how many learners are behind each, and which cannot."""
+    good, counts, bad = [], [], []
+    for at, one in enumerate(given):
+        passage()
+        try:
+            good.append(_decoded(one.path, sizes))
+            counts.append(one.weight)
+        except BadDeltaError:
+            bad.append(at)
+    if not good:
+        raise BadDeltaError(f"none of {len(given)} inputs is a delta of this group")
+    return good, counts, tuple(bad)
+
+
+def _decoded(path: str, sizes: list[int]) -> list[Tensor]:
+    try:
+        return codecs.decode(read_delta(path), sizes)
+    except DeltaError as error:
+        raise BadDeltaError(f"{path}: {error.message}") from None
+
+
+def _outer(path: str, base: list[Tensor]) -> outer.Outer:
+    fresh = outer.Outer.start([value.numel() for value in base])
+    if not path:
+        return fresh
+    try:
+        found = outer.Outer.load(read(path, MAX_OUTER))
+    except (SafetensorError, KeyError, ValueError):
+        return fresh  # cut off by losing power: as a successor begins that never had it
+    sizes = [value.numel() for value in found.velocity]
+    return found if sizes == [value.numel() for value in base] else fresh
