@@ -35,7 +35,7 @@ from protocols.validation import ENVELOPE_ROWS, Row, Sealed, Verdict, first_row
 
 USE = "announcement"
 PAYLOAD_TYPE = b"/synapse/announcement"
-KINDS = ("shard", "adapter", "kernel", "upgrade", "proposal")
+KINDS = ("shard", "adapter", "kernel", "upgrade", "dataset", "proposal")
 
 MAX_ANNOUNCEMENT = 16 << 10
 """Bytes of the largest envelope: MAX_RUNS runs of a 32-bit start and count take 8 KiB."""
@@ -143,6 +143,22 @@ class UpgradeBody(Message, frozen=True):
         return self.upgrade
 
 
+class DatasetBody(Message, frozen=True):
+    """A DatasetManifest, its name, and the size of its files in bytes."""
+
+    dataset: CidBytes
+    name: Name
+    size: Size
+
+    def __post_init__(self) -> None:
+        _check_links(self.dataset)
+        check_text(self.name, "the name")
+
+    @property
+    def subject(self) -> bytes:
+        return self.dataset
+
+
 class ProposalBody(Message, frozen=True):
     """A proposal's manifest and its title."""
 
@@ -158,7 +174,7 @@ class ProposalBody(Message, frozen=True):
         return self.proposal
 
 
-Body = ShardBody | AdapterBody | KernelBody | UpgradeBody | ProposalBody
+Body = ShardBody | AdapterBody | KernelBody | UpgradeBody | DatasetBody | ProposalBody
 
 
 def _check_links(*cids: bytes) -> None:
@@ -192,6 +208,10 @@ class UpgradeAnnouncement(_Statement, frozen=True, tag="upgrade"):
     body: UpgradeBody
 
 
+class DatasetAnnouncement(_Statement, frozen=True, tag="dataset"):
+    body: DatasetBody
+
+
 class ProposalAnnouncement(_Statement, frozen=True, tag="proposal"):
     body: ProposalBody
 
@@ -201,6 +221,7 @@ Announcement = (
     | AdapterAnnouncement
     | KernelAnnouncement
     | UpgradeAnnouncement
+    | DatasetAnnouncement
     | ProposalAnnouncement
 )
 
@@ -209,6 +230,7 @@ _BY_BODY: dict[type[Body], type[Announcement]] = {
     AdapterBody: AdapterAnnouncement,
     KernelBody: KernelAnnouncement,
     UpgradeBody: UpgradeAnnouncement,
+    DatasetBody: DatasetAnnouncement,
     ProposalBody: ProposalAnnouncement,
 }
 

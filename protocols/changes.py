@@ -4,6 +4,8 @@
     human-key    lets a person's key approve what is risky, or no longer
     adoption     has daemons adopt a manifest: an adapter, a model, ...
     upgrade      replaces a component of the daemon (a slot) by a WebAssembly module
+    training     begins to train a model, or goes on by another plan
+    checkpoint   makes what a training has come to the model that newcomers pull
 
 Only the form is checked here. Whether a change is possible, and how risky it is, the ledger
 says (ledger_changes.py).
@@ -17,7 +19,8 @@ import msgspec
 from protocols.cid import CID_LENGTH, is_cid
 from protocols.codec import Message
 from protocols.errors import MalformedError
-from protocols.peerid import PUBLIC_KEY_LENGTH
+from protocols.learn.plan import Plan
+from protocols.peerid import PEER_ID_LENGTH, PUBLIC_KEY_LENGTH
 
 MAX_SETTINGS = 16
 """Parameters that one proposal sets: a class of risk has eight."""
@@ -30,6 +33,14 @@ MAX_FUEL = 1 << 34
 MAX_FUEL_PER_ROW = 1 << 24
 MAX_PAGES = 1024
 """Of 64 KiB that a module's memory may have: eight times the largest block of a call."""
+MIN_WINDOWS, MAX_WINDOWS = 32, 4096
+"""Of an evaluation's sample: with fewer than 32 the interval is wider than what a checkpoint gains
+(docs/learning.md), and 4,096 of a large model take a CPU an hour."""
+MAX_MARGIN = 10_000_000
+"""Millionths of a nat: 10 nats are more than a model of random weights has to lose."""
+MAX_SHARES = 256
+"""Contributors to one checkpoint: as many mints as one entry has."""
+MILLE = 1000
 NATIVE = bytes(32)
 """Stands for a module's hash where the daemon's own reference is in force: no bytes hash to it."""
 
@@ -160,10 +171,85 @@ class UpgradeChange(Message, frozen=True, tag_field="kind", tag="upgrade"):
         return self.module == NATIVE
 
 
-Change = ParameterChange | HumanKeyChange | AdoptionChange | UpgradeChange
+class TrainingChange(Message, frozen=True, tag_field="kind", tag="training"):
+    """A model to train, how, and how its checkpoints are judged.
+
+    The evaluation set stands here, before there is any checkpoint; which of its windows one is
+    judged by is drawn when it has been proposed (ledger_training.py).
+    """
+
+    model: Cid
+    """The lineage: what the training begins from, and goes by for ever."""
+    plan: Plan
+    evaluation: Cid
+    """A DatasetManifest's."""
+    windows: Annotated[int, msgspec.Meta(ge=MIN_WINDOWS, le=MAX_WINDOWS)]
+    """Of the evaluation set that are drawn for one checkpoint."""
+    margin: Annotated[int, msgspec.Meta(ge=1, le=MAX_MARGIN)]
+    """Millionths of a nat by which a checkpoint must be better at least: an equal one is not."""
+
+    def __post_init__(self) -> None:
+        if not is_cid(self.model) or not is_cid(self.evaluation):
+            raise BadChangeError("a training names something that is not a content id")
+        if self.model == self.evaluation:
+            raise BadChangeError("a training whose model is its evaluation set")
+
+
+class Share(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How much of a checkpoint is one identity's doing, in thousandths."""
+
+    identity: Annotated[bytes, msgspec.Meta(min_length=PEER_ID_LENGTH, max_length=PEER_ID_LENGTH)]
+    permille: Annotated[int, msgspec.Meta(ge=1, le=MILLE)]
+
+
+class CheckpointChange(Message, frozen=True, tag_field="kind", tag="checkpoint"):
+    """A model to take the place of a training's head.
+
+    What is said here of rounds and contributors is nobody's word: members recompute it from the
+    evidence (protocols/learn/evidence.py), and their verdicts are about that, too.
+    """
+
+    training: Cid
+    """The lineage."""
+    parent: Cid
+    """The head that it was made from."""
+    manifest: Cid
+    """The ModelManifest of the child."""
+    evidence: Cid
+    """A DatasetManifest's, of one file: the committed rounds between the two."""
+    heads: Hash
+    """Of where all groups' rounds stand in the child (evidence.heads_digest): the next one goes
+    on from there, so that no round counts twice."""
+    shares: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MAX_SHARES)]
+    """By rising identity. What they lack of 1,000 is nobody's."""
+
+    def __post_init__(self) -> None:
+        if not all(map(is_cid, (self.training, self.parent, self.manifest, self.evidence))):
+            raise BadChangeError("a checkpoint names something that is not a content id")
+        if self.manifest in (self.training, self.parent):
+            raise BadChangeError("a checkpoint that is its own parent")
+        who = [share.identity for share in self.shares]
+        if who != sorted(set(who)):
+            raise BadChangeError("a checkpoint's shares are out of order, or one stands twice")
+        if sum(share.permille for share in self.shares) > MILLE:
+            raise BadChangeError("a checkpoint's shares are more than the whole")
+
+
+Change = (
+    ParameterChange
+    | HumanKeyChange
+    | AdoptionChange
+    | UpgradeChange
+    | TrainingChange
+    | CheckpointChange
+)
 
 
 def touched(change: Change | None) -> tuple[bytes, ...]:
     """The manifests that a change acts on, beside those that the proposal links to."""
+    if isinstance(change, TrainingChange):
+        return (change.model, change.evaluation)
+    if isinstance(change, CheckpointChange):
+        return (change.manifest, change.evidence)
     named = change.manifest if isinstance(change, AdoptionChange | UpgradeChange) else b""
     return (named,) if named else ()

@@ -68,7 +68,7 @@ NO, YES, ABSTAIN = 0, 1, 2
 CHOICES = ("no", "yes", "abstain")
 Choice = Annotated[int, msgspec.Meta(ge=NO, le=ABSTAIN)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
-Claim = Literal["fetchable", "sound"]
+Claim = Literal["fetchable", "sound", "improved"]
 Permille = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 MAX_GAIN = 1_000_000_000
@@ -78,6 +78,22 @@ Gain = Annotated[int, msgspec.Meta(ge=-MAX_GAIN, le=MAX_GAIN)]
 
 class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Base of what stands many times in one entry: an array, without names."""
+
+
+class Interval(Row, frozen=True):
+    """By how much a checkpoint is better than its parent, in millionths of a nat a token."""
+
+    low: Gain
+    mean: Gain
+    high: Gain
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.mean <= self.high:
+            raise MalformedError("an interval whose ends are not on both sides of its mean")
+
+
+NO_INTERVAL = Interval(0, 0, 0)
+"""Where nothing was measured."""
 
 
 # -- the beginning ----------------------------------------------------------------------------
@@ -132,16 +148,19 @@ class Proposal(Message, frozen=True, tag_field="kind", tag="proposal"):
     manifest: Annotated[bytes, msgspec.Meta(max_length=MAX_PROPOSAL)]
 
 
-class Verdict(Message, frozen=True, tag_field="kind", tag="verdict"):
+class Verdict(Message, frozen=True, tag_field="kind", tag="verdict", omit_defaults=True):
     """A member's finding about what a proposal names.
 
     fetchable  the manifests, with their files, could be fetched and are of the kinds it states
     sound      so could an upgrade's, and its module passed this member's own check
+    improved   so could a checkpoint's, its rounds and shares are what its evidence says, and
+               `interval`, which this member measured, is above the training's margin
     """
 
     proposal: CidBytes
     claim: Claim
     holds: bool
+    interval: Interval = NO_INTERVAL
 
 
 class Candidacy(Message, frozen=True, tag_field="kind", tag="candidacy"):
@@ -299,6 +318,7 @@ Reason = Literal[
     "tie",
     "not-fetchable",
     "unsound",
+    "not-improved",
     "not-approved",
     "impossible",
 ]
@@ -321,6 +341,8 @@ class Outcome(Message, frozen=True, tag_field="kind", tag="outcome"):
     fetchable: tuple[int, int]
     """Members' verdicts, for and against."""
     approvals: Annotated[tuple[ShortName, ...], msgspec.Meta(max_length=MAX_HUMANS)]
+    interval: Interval
+    """Of a checkpoint: the lower medians of what the verdicts say."""
 
 
 class ParameterEntry(Message, frozen=True, tag_field="kind", tag="parameter"):

@@ -17,8 +17,10 @@ import msgspec
 from protocols.election import reveal_phase
 from protocols.entries import (
     MAX_MEASURED,
+    NO_INTERVAL,
     YES,
     Body,
+    Interval,
     Latency,
     Measured,
     Reveal,
@@ -27,8 +29,9 @@ from protocols.entries import (
 from protocols.envelope import Sign
 from protocols.ledger import LedgerState
 from protocols.ledger_signing import candidacy, commitment_to
+from protocols.ledger_training import is_judge
 from protocols.manifest import ProposalManifest
-from protocols.voting import judged
+from protocols.voting import OpenProposal, judged
 
 AGAIN = 60.0
 """Seconds until what did not get onto the ledger is said once more."""
@@ -41,6 +44,14 @@ class Examine(msgspec.Struct, frozen=True):
 
     proposal: bytes
     manifest: ProposalManifest
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What the service found out about a proposal."""
+
+    holds: bool
+    interval: Interval = NO_INTERVAL
+    """Of a checkpoint."""
 
 
 class SeatKey(msgspec.Struct, frozen=True):
@@ -65,8 +76,8 @@ class Errands:
         self.willing = willing
         self.round_trips: Mapping[bytes, int] = {}
         """Milliseconds, by identity, as last measured."""
-        self.findings: dict[bytes, bool] = {}
-        """What the service found out about proposals."""
+        self.findings: dict[bytes, Finding] = {}
+        """By proposal."""
         self._me = me
         self._key = key
         self._said: dict[tuple[str, object], float] = {}
@@ -78,7 +89,7 @@ class Errands:
         found = [self._candidacy(ledger, seat, now)]
         if seat is not None:
             found += [self._reveal(ledger, seat, now), self._latency(ledger, seat, now)]
-            found += self._verdicts(ledger, now)
+        found += self._verdicts(ledger, now)
         return [body for body in found if body is not None]
 
     def _once(self, what: str, about: object, now: float) -> bool:
@@ -142,16 +153,32 @@ class Errands:
             proposal = ledger.open.get(cid)
             if proposal is None or self._me in proposal.verdicts:
                 del self.findings[cid]
-            elif self._once("verdict", cid, now):
-                holds = self.findings[cid]
-                found.append(Verdict(proposal=cid, claim=proposal.terms.claim, holds=holds))
+            elif self._may_judge(ledger, proposal) and self._once("verdict", cid, now):
+                finding = self.findings[cid]
+                nothing = finding.interval == NO_INTERVAL
+                found.append(
+                    Verdict(
+                        proposal=cid,
+                        claim=proposal.terms.claim,
+                        holds=finding.holds,
+                        # This very object is left out of the bytes.
+                        interval=NO_INTERVAL if nothing else finding.interval,
+                    )
+                )
         return found
+
+    def _may_judge(self, ledger: LedgerState, proposal: OpenProposal) -> bool:
+        """Whether our verdict counts: of a checkpoint it does when its sample is drawn, also where
+        we have lost that epoch's seat since."""
+        if proposal.terms.drawn:
+            return is_judge(ledger, proposal.terms, self._me)
+        return ledger.council.seat_of(self._me) is not None
 
     def questions(self, ledger: LedgerState) -> list[Examine]:
         """What the service is to find out, each once: only what the votes would accept as they
         stand, by their weight. Nobody's word alone makes the council fetch anything, and after
         the close there is time to look (Terms.lapses_at)."""
-        if not ledger.open or ledger.council.seat_of(self._me) is None:
+        if not ledger.open:
             return []
         wanted = [
             (-proposal.count[YES], cid, proposal.terms.manifest)
@@ -159,6 +186,7 @@ class Errands:
             if proposal.terms.verdicts
             and cid not in self._asked
             and self._me not in proposal.verdicts
+            and self._may_judge(ledger, proposal)
             and judged(proposal.terms, proposal.count, proposal.weights.total).accepted
         ]
         found = []

@@ -2,7 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 
-from protocols.changes import AdoptionChange, Change, HumanKeyChange, ParameterChange, UpgradeChange
+from protocols.changes import (
+    AdoptionChange,
+    Change,
+    CheckpointChange,
+    HumanKeyChange,
+    ParameterChange,
+    TrainingChange,
+    UpgradeChange,
+)
 from protocols.entries import MAX_HUMANS
 from protocols.ledger_errors import (
     FullError,
@@ -11,7 +19,7 @@ from protocols.ledger_errors import (
     ProtectedError,
 )
 from protocols.params import REGISTRY, check_together, check_value, fit_together, risk_of
-from protocols.risk import ADOPTED, REPLACEABLE, Risk, protected
+from protocols.risk import ADOPTED, REPLACEABLE, TRAINED, Risk, protected
 
 
 def check_change(
@@ -36,6 +44,8 @@ def check_change(
         return Risk.CRITICAL
     if isinstance(change, AdoptionChange):
         return ADOPTED[change.what]
+    if isinstance(change, TrainingChange | CheckpointChange):
+        return TRAINED
     return _check_upgrade(change)
 
 
@@ -99,4 +109,7 @@ def why(change: Change | None) -> str:
         return "human keys approve what is high or critical"
     if isinstance(change, AdoptionChange):
         return f"adopting a manifest of kind {change.what} is of class {ADOPTED[change.what].word}"
+    if isinstance(change, TrainingChange | CheckpointChange):
+        what = str(change.__struct_config__.tag)
+        return f"a model's {what} is of class {TRAINED.word}: members measure what comes of it"
     return f"replacing {change.slot} is of class {REPLACEABLE[change.slot].word}"

@@ -10,7 +10,7 @@ from protocols.changes import Setting
 from protocols.codec import Message, decode, encode
 from protocols.council import Council
 from protocols.election import Candidate
-from protocols.entries import Grant, HumanKey, Measured, Member, Mint, Row
+from protocols.entries import Grant, HumanKey, Interval, Measured, Member, Mint, Row
 from protocols.errors import LimitError, MalformedError
 from protocols.ledger_errors import MalformedEntryError
 from protocols.ledger_map import ForkMap
@@ -18,9 +18,10 @@ from protocols.ledger_state import Closed, Execution, Origin, Reweighing, State,
 from protocols.quota import Standing
 from protocols.reputation import Weights
 from protocols.rollout import SlotState
+from protocols.trainings import Training
 from protocols.voting import OpenProposal, Terms
 
-FORMAT = 2
+FORMAT = 3
 MAX_STATE = 256 << 20
 """Bytes: some million identities."""
 
@@ -32,6 +33,7 @@ class _Open(Row, frozen=True):
     """Index of the entry that made the reputation what it was at the opening."""
     votes: list[tuple[bytes, int]]
     verdicts: list[tuple[bytes, bool]]
+    intervals: list[tuple[bytes, Interval]]
     approvals: list[tuple[bytes, int]]
 
 
@@ -47,6 +49,7 @@ class _Image(Message, frozen=True):
     spine: list[tuple[Index, Hash]]
     council: Council
     past: list[Council]
+    past_members: list[list[Member]]
     time: int
     epoch_started: int
     params: list[Setting]
@@ -71,6 +74,8 @@ class _Image(Message, frozen=True):
     measured: list[tuple[int, list[Measured]]]
     members: list[Member]
     slots: list[SlotState]
+    trainings: list[Training]
+    datasets: list[tuple[bytes, int]]
     checkpoint: int
     stats: Stats
 
@@ -93,6 +98,7 @@ def _image(state: State) -> _Image:
         spine=list(state.spine.ancestors),
         council=state.council,
         past=list(state.past),
+        past_members=[list(members) for members in state.past_members],
         time=state.time,
         epoch_started=state.epoch_started,
         params=[Setting(name, value) for name, value in sorted(state.params.items())],
@@ -119,6 +125,8 @@ def _image(state: State) -> _Image:
         measured=[(seat, list(report)) for seat, report in sorted(state.measured.items())],
         members=list(state.members),
         slots=[slot for _, slot in sorted(state.slots.items())],
+        trainings=[training for _, training in sorted(state.trainings.items())],
+        datasets=sorted(state.datasets.items()),
         checkpoint=state.checkpoint,
         stats=state.stats,
     )
@@ -131,6 +139,7 @@ def _open_image(cid: bytes, proposal: OpenProposal) -> _Open:
         proposal.weights.index,
         proposal.votes.items(),
         sorted(proposal.verdicts.items()),
+        sorted(proposal.intervals.items()),
         sorted(proposal.approvals.items()),
     )
 
@@ -150,6 +159,7 @@ def decode_state(data: bytes, state: State) -> None:
     state.network, state.genesis = image.network, image.genesis
     state.spine = Spine(tuple(image.spine))
     state.council, state.past = image.council, tuple(image.past)
+    state.past_members = tuple(tuple(members) for members in image.past_members)
     state.time, state.epoch_started = image.time, image.epoch_started
     state.params = {each.name: each.value for each in image.params}
     state.origins = dict(image.origins)
@@ -173,6 +183,8 @@ def decode_state(data: bytes, state: State) -> None:
     state.measured = {seat: tuple(report) for seat, report in image.measured}
     state.members = tuple(image.members)
     state.slots = {each.slot: each for each in image.slots}
+    state.trainings = {each.model: each for each in image.trainings}
+    state.datasets = dict(image.datasets)
     state.checkpoint, state.stats = image.checkpoint, image.stats
     if encode_state(state) != data:
         raise MalformedEntryError("a saved state that contradicts itself")
@@ -202,5 +214,6 @@ def _opened(image: _Open, weights: Weights) -> OpenProposal:
     for voter, packed in image.votes:
         proposal.count[packed & 3] += weights.points.get(voter, 0)
     proposal.verdicts = dict(image.verdicts)
+    proposal.intervals = dict(image.intervals)
     proposal.approvals = dict(image.approvals)
     return proposal

@@ -120,7 +120,7 @@ def begin(state: State, genesis: Genesis, payload: bytes) -> None:
     )
     beacon = next_beacon(state.genesis, FIRST_EPOCH, {})
     state.council = Council(FIRST_EPOCH, beacon, seats, state.head)
-    state.past = ()
+    state.past, state.past_members = (), ()
     state.members = tuple(Member(seat.identity, seat.weight, seat.latency) for seat in seats)
     state.history = ()
     state.anchors = (state.genesis,)
@@ -129,6 +129,6 @@ def begin(state: State, genesis: Genesis, payload: bytes) -> None:
     state.open, state.recent = {}, {}
     state.closed, state.standings = ForkMap(), ForkMap()
     state.candidates, state.reveals, state.measured = {}, {}, {}
-    state.slots = {}
+    state.slots, state.trainings, state.datasets = {}, {}, {}
     state.checkpoint = 0
     state.stats = Stats()

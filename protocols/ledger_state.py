@@ -21,6 +21,7 @@ from protocols.realm import Realm
 from protocols.reputation import Weights
 from protocols.risk import Risk
 from protocols.rollout import SlotState, untouched
+from protocols.trainings import Training, head_of, lineage_of
 from protocols.voting import OpenProposal
 
 MAX_LIFE_MS = 3600 * 1000
@@ -137,6 +138,7 @@ class State:
         "closed",
         "council",
         "credits",
+        "datasets",
         "epoch_started",
         "executions",
         "genesis",
@@ -150,6 +152,7 @@ class State:
         "origins",
         "params",
         "past",
+        "past_members",
         "recent",
         "revalued",
         "reveals",
@@ -158,6 +161,7 @@ class State:
         "standings",
         "stats",
         "time",
+        "trainings",
         "weights",
     )
 
@@ -168,6 +172,9 @@ class State:
     council: Council
     past: tuple[Council, ...]
     """Of the epochs before, the newest last."""
+    past_members: tuple[tuple[Member, ...], ...]
+    """... and who served in them: what was decided in a tile group is checked against its members
+    of then."""
     time: int
     epoch_started: int
     params: Mapping[str, int]
@@ -203,6 +210,10 @@ class State:
     members: tuple[Member, ...]
     slots: Mapping[str, SlotState]
     """By name, those that an upgrade ever touched."""
+    trainings: Mapping[bytes, Training]
+    """By lineage."""
+    datasets: Mapping[bytes, int]
+    """Adopted ones, and the index of the outcome: each earns its author credits once."""
     checkpoint: int
     """Index of the last checkpoint entry; 0 for none."""
     stats: Stats
@@ -268,6 +279,24 @@ class State:
             if council.epoch == epoch:
                 return council
         return None
+
+    def members_of(self, epoch: int) -> tuple[Member, ...] | None:
+        """Who served in this epoch or one of the last."""
+        if epoch == self.epoch:
+            return self.members
+        for council, members in zip(self.past, self.past_members, strict=True):
+            if council.epoch == epoch:
+                return members
+        return None
+
+    def head_of(self, model: bytes) -> bytes:
+        """The manifest that newcomers pull and `generate` uses for a model: the newest ratified
+        checkpoint of its training, itself where there is none."""
+        return head_of(self.trainings, model)
+
+    def training_of(self, model: bytes) -> Training | None:
+        """The training that a model began, or is a ratified checkpoint of."""
+        return self.trainings.get(lineage_of(self.trainings, model) or b"")
 
     def opened(self, proposal: bytes, what: str) -> OpenProposal:
         """A proposal without outcome, for `what` about it. Raises NotOpenError."""

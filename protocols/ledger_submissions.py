@@ -9,13 +9,15 @@ import hashlib
 import itertools
 from collections.abc import Callable
 
-from protocols.changes import UpgradeChange
+from protocols import ledger_training as training
+from protocols.changes import CheckpointChange, UpgradeChange
 from protocols.cid import cid_of
 from protocols.codec import encode
 from protocols.council import PeerId, check_guilt
 from protocols.election import Candidate, reveal_phase
 from protocols.entries import (
     MAX_MEMBERS,
+    NO_INTERVAL,
     Candidacy,
     GuiltProof,
     Latency,
@@ -173,6 +175,7 @@ def _check_proposal(state: State, said: Submission, _: Verify) -> None:
     check_change(manifest.change, state.params, state.humans)
     if isinstance(manifest.change, UpgradeChange):
         check_proposed(state, manifest.change)
+    training.check_proposed(state, manifest.change)
 
 
 def _check_room(state: State, author: PeerId) -> None:
@@ -203,13 +206,16 @@ def _terms(state: State, manifest: ProposalManifest, index: int) -> Terms:
     risk = check_change(manifest.change, params, state.humans)
     closes_at = state.time + params["vote.window_ms"]
     wanted = params.get(f"approvals.{risk.word}", 0)
+    is_checkpoint = isinstance(manifest.change, CheckpointChange)
+    drawn = training.drawn_in(state) if is_checkpoint else 0
+    ends_at = max(closes_at, training.known_at(state, drawn)) if drawn else closes_at
     return Terms(
         manifest=manifest,
         index=index,
         epoch=state.epoch,
         opened_at=state.time,
         closes_at=closes_at,
-        lapses_at=closes_at + params["approval.window_ms"],
+        lapses_at=ends_at + params["approval.window_ms"],
         risk=risk,
         quorum=params[f"quorum.{risk.word}"],
         threshold=params[f"threshold.{risk.word}"],
@@ -219,12 +225,16 @@ def _terms(state: State, manifest: ProposalManifest, index: int) -> Terms:
         # Of more than two thirds of honest members, a majority of the seats can be had without
         # the liars, and no majority consists of liars.
         verdicts=len(state.council.seats) // 2 + 1 if needs_verdicts(manifest) else 0,
+        drawn=drawn,
     )
 
 
 def _check_verdict(state: State, said: Submission, _: Verify) -> None:
     body = said.body
     assert isinstance(body, Verdict)
+    if body.interval == NO_INTERVAL and body.interval is not NO_INTERVAL:
+        # One value has one encoding: what is nothing is left out.
+        raise MalformedEntryError("a verdict that spells out that it has no interval")
     proposal = state.opened(body.proposal, "a verdict")
     if state.time >= proposal.terms.lapses_at:
         raise NotOpenError("the time for verdicts is over")
@@ -232,7 +242,11 @@ def _check_verdict(state: State, said: Submission, _: Verify) -> None:
         raise NotOpenError("the proposal names nothing that a verdict could be about")
     if body.claim != proposal.terms.claim:
         raise NotOpenError(f"a verdict on this proposal says whether it is {proposal.terms.claim}")
-    if state.council.seat_of(said.author) is None:
+    if proposal.terms.drawn:
+        training.check_verdict(state, proposal.terms, said.author, body)
+    elif body.interval != NO_INTERVAL:
+        raise UnprovenError("an interval of what nobody measures")
+    elif state.council.seat_of(said.author) is None:
         raise NotAMemberError("a verdict of somebody who has no seat in the council")
     if said.author in proposal.verdicts:
         raise ReplayedError("a member's second verdict")
@@ -243,6 +257,8 @@ def _fold_verdict(state: State, said: Submission, _: int) -> None:
     assert isinstance(body, Verdict)
     proposal = state.own(body.proposal)
     proposal.verdicts = {**proposal.verdicts, said.author: body.holds}
+    if proposal.terms.drawn:
+        proposal.intervals = {**proposal.intervals, said.author: body.interval}
 
 
 # -- elections ---------------------------------------------------------------------------------

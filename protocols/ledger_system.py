@@ -6,6 +6,7 @@ what the state yields when its time has come.
 
 from collections.abc import Callable, Iterator
 
+from protocols import ledger_training as training
 from protocols import ledger_upgrades as upgrades
 from protocols.chain import Head
 from protocols.changes import HumanKeyChange, ParameterChange, UpgradeChange
@@ -177,6 +178,7 @@ def _outcome(state: State, cid: bytes, proposal: OpenProposal) -> Outcome | None
         voters=len(proposal.votes),
         fetchable=proposal.findings(),
         approvals=tuple(approvals),
+        interval=training.median_interval(list(proposal.intervals.values())),
     )
 
 
@@ -195,8 +197,10 @@ def _possible(state: State, cid: bytes, proposal: OpenProposal) -> bool:
     """Whether an accepted change would still change something, and leaves, after those that wait
     before it and with those behind it, parameters that fit together."""
     change = proposal.terms.change
-    if change is None or not executable(change):
+    if change is None:
         return True
+    if not executable(change):
+        return training.possible(state, proposal.terms)
     if isinstance(change, UpgradeChange):
         return upgrades.possible(state, change)
     changes = (each.change for each in _scheduled(state, cid, proposal))
@@ -232,6 +236,8 @@ def _fold_outcome(state: State, entry: Outcome, index: int) -> None:
     _reward_verdicts(state, cid, proposal, entry.accepted)
     if entry.accepted and executable(terms.change):
         state.executions = _scheduled(state, cid, proposal)
+    elif entry.accepted:
+        training.fold_accepted(state, cid, proposal, entry.interval, index)
 
 
 def _judge(state: State, author: bytes, success: bool) -> None:
@@ -363,6 +369,7 @@ def _latencies(state: State) -> dict[bytes, int]:
 def fold_epoch(state: State, entry: EpochEntry, head: Head) -> None:
     """Begin the epoch that the entry at `head` names."""
     state.past = (*state.past, state.council)[-PAST_COUNCILS:]
+    state.past_members = (*state.past_members, state.members)[-PAST_COUNCILS:]
     state.stats = state.stats.plus(
         epochs=1, seats_changed=changed_seats(state.council.seats, entry.seats)
     )
@@ -370,3 +377,4 @@ def fold_epoch(state: State, entry: EpochEntry, head: Head) -> None:
     state.members = entry.members
     state.epoch_started = state.time
     state.candidates, state.reveals, state.measured = {}, {}, {}
+    training.begin_epoch(state, entry)

@@ -5,6 +5,7 @@
     AdapterManifest  a LoRA: one safetensors file, and the model that it fits
     KernelManifest   one implementation of one operation for one architecture, with its claims
     UpgradeManifest  a slot's module, the source that it was built from, and with what
+    DatasetManifest  text to train on or to evaluate by, or other plain files
     ProposalManifest something to decide on, the manifests that it is about, and what it changes
 
 Rules of this file:
@@ -364,6 +365,19 @@ class UpgradeManifest(Message, frozen=True, tag_field="kind", tag="upgrade"):
             raise BadManifestError("an upgrade's evidence is not sorted, or one claim stands twice")
 
 
+class DatasetManifest(Message, frozen=True, tag_field="kind", tag="dataset"):
+    """Data: its files in order of their paths. Nothing in them is ever run."""
+
+    name: Name
+    description: Description
+    files: Annotated[tuple[FileRef, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
+
+    def __post_init__(self) -> None:
+        check_text(self.name, "the name")
+        check_text(self.description, "the description", lines=True)
+        _check_file_tree([ref.path for ref in self.files])
+
+
 class ProposalManifest(Message, frozen=True, tag_field="kind", tag="proposal", omit_defaults=True):
     """Something to decide on: as text, and as the change that it makes, if it makes one.
 
@@ -389,6 +403,7 @@ Manifest = (
     | AdapterManifest
     | KernelManifest
     | UpgradeManifest
+    | DatasetManifest
     | ProposalManifest
 )
 
@@ -422,12 +437,12 @@ def links(manifest: Manifest) -> tuple[bytes, ...]:
         about = set(manifest.depends_on)
         acted_on = (cid for cid in touched(manifest.change) if cid not in about)
         return (*acted_on, *manifest.depends_on)
-    return manifest.depends_on
+    return () if isinstance(manifest, DatasetManifest) else manifest.depends_on
 
 
 def files(manifest: Manifest) -> tuple[FileRef, ...]:
     """The files whose bytes belong to this manifest itself (an expert's are its model's)."""
-    if isinstance(manifest, ModelManifest):
+    if isinstance(manifest, ModelManifest | DatasetManifest):
         return manifest.files
     if isinstance(manifest, AdapterManifest | KernelManifest):
         return (manifest.file,)

@@ -26,9 +26,9 @@ import msgspec
 from protocols import follow, followmessages, followsettings, raftmessages, raftports, submitting
 from protocols.council import Certificate, Guilt, Instant
 from protocols.effects import Blame, Effect
-from protocols.entries import Body, GuiltProof
+from protocols.entries import NO_INTERVAL, Body, GuiltProof, Interval
 from protocols.envelope import Sign, Verify
-from protocols.errands import Errands, Examine, SeatKey
+from protocols.errands import Errands, Examine, Finding, SeatKey
 from protocols.errors import LimitError, MalformedError, RefusedError, SynapseError
 from protocols.follow import Alarm, PeerDown, PeerUp, Start, earliest
 from protocols.followchain import Advanced, Fold, Replaced, fold_in_place
@@ -97,10 +97,11 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Examined(msgspec.Struct, frozen=True):
-    """What a proposal names could be fetched, or not."""
+    """What a proposal names could be fetched, is sound, or is improved; or not."""
 
     proposal: bytes
     holds: bool
+    interval: Interval = NO_INTERVAL
 
 
 Event = Start | Alarm | PeerUp | PeerDown | Received | Submit | Measured | Examined
@@ -232,8 +233,8 @@ class Participant:
             case Measured(round_trips):
                 self._errands.round_trips = round_trips
                 effects = []
-            case Examined(proposal, holds):
-                self._errands.findings[proposal] = holds
+            case Examined(proposal, holds, interval):
+                self._errands.findings[proposal] = Finding(holds, interval)
                 self._errands_at = now.mono
                 effects = []
         return effects + self._to_leader(now)

@@ -14,8 +14,11 @@ of evidence, and nothing transfers or buys them:
                        author's verdict on its own proposal earns nothing
     detection     75   to who reported a proof of guilt, if the guilty lost at least as much by it:
                        reporting a puppet of one's own gains nothing
-    training     100   need evidence of kinds that this ledger does not have: entries that mint
-    dataset       50   them are refused as unproven
+    training     100   shared among those whose deltas made a checkpoint that the council found
+                       better than its parent (ledger_training.py, learn/evidence.py): to each for
+                       whom it passes without its own vote and verdict
+    dataset       50   to whose proposal a dataset is adopted by, once for each dataset, if it
+                       passes without the author's own vote
 
 What this cannot see is that two identities, each with reputation that it was granted or earned,
 have one owner: they carry each other's proposals where together they outweigh everybody else. Who

@@ -33,6 +33,11 @@ ADOPTED = {
 """By the kind of the manifest that a proposal would have daemons adopt; members' verdicts say
 whether it is of that kind. A kernel is native code."""
 
+TRAINED = Risk.MEDIUM
+"""To train a model, or to take a checkpoint for what it has come to. What a checkpoint may do is
+bounded by what members measure, and the loss that they measure shows no back door: so it is voted
+on as an adapter is."""
+
 REPLACEABLE = {
     "adapter_ranking": Risk.MEDIUM,  # which adapter is tried first
     "eviction": Risk.MEDIUM,  # what goes when the disk is full

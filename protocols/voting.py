@@ -11,8 +11,15 @@ before the close counts. A tie rejects.
 
 import msgspec
 
-from protocols.changes import AdoptionChange, Change, UpgradeChange, touched
-from protocols.entries import ABSTAIN, NO, YES, Ballot, Claim, Reason
+from protocols.changes import (
+    AdoptionChange,
+    Change,
+    CheckpointChange,
+    TrainingChange,
+    UpgradeChange,
+    touched,
+)
+from protocols.entries import ABSTAIN, NO, YES, Ballot, Claim, Interval, Reason
 from protocols.ledger_map import ForkMap
 from protocols.manifest import ProposalManifest
 from protocols.reputation import Weights
@@ -40,7 +47,9 @@ class Terms(msgspec.Struct, frozen=True):
     approvals: int
     """Human keys that must approve."""
     verdicts: int
-    """Members that must find what it names fetchable, or sound."""
+    """Members that must find what it names fetchable, sound or improved."""
+    drawn: int
+    """The epoch whose beacon draws a checkpoint's sample, and whose council judges it; else 0."""
 
     @property
     def author(self) -> bytes:
@@ -55,6 +64,8 @@ class Terms(msgspec.Struct, frozen=True):
     @property
     def claim(self) -> Claim:
         """What verdicts on it say."""
+        if isinstance(self.change, CheckpointChange):
+            return "improved"
         return "sound" if isinstance(self.change, UpgradeChange) else "fetchable"
 
 
@@ -68,7 +79,7 @@ class Decision(msgspec.Struct, frozen=True):
 class OpenProposal:
     """Terms, and what was said since. A fork may be written to, what it came from too."""
 
-    __slots__ = ("approvals", "count", "terms", "verdicts", "votes", "weights")
+    __slots__ = ("approvals", "count", "intervals", "terms", "verdicts", "votes", "weights")
 
     def __init__(self, terms: Terms, weights: Weights) -> None:
         self.terms = terms
@@ -79,6 +90,8 @@ class OpenProposal:
         """Weight of no, yes and abstain."""
         self.verdicts: dict[bytes, bool] = {}
         """By member. Replaced, never written to."""
+        self.intervals: dict[bytes, Interval] = {}
+        """What those members measured of a checkpoint. Replaced, never written to."""
         self.approvals: dict[bytes, int] = {}
         """By human key: the index of the entry. Replaced, never written to."""
 
@@ -88,6 +101,7 @@ class OpenProposal:
         twin.votes = self.votes.fork()
         twin.count = list(self.count)
         twin.verdicts = self.verdicts
+        twin.intervals = self.intervals
         twin.approvals = self.approvals
         return twin
 
@@ -126,6 +140,13 @@ class OpenProposal:
         return None
 
 
+_MISSING: dict[Claim, Reason] = {
+    "fetchable": "not-fetchable",
+    "sound": "unsound",
+    "improved": "not-improved",
+}
+
+
 def needs_verdicts(manifest: ProposalManifest) -> bool:
     """Whether members must have fetched something before it can be accepted."""
     return bool(manifest.depends_on) or bool(touched(manifest.change))
@@ -155,7 +176,7 @@ def decided(proposal: OpenProposal, time: int, approving: int) -> Decision | Non
     if not voted.accepted:
         return voted
     fetchable = proposal.fetchable() if terms.verdicts else True
-    missing: Reason = "unsound" if terms.claim == "sound" else "not-fetchable"
+    missing = _MISSING[terms.claim]
     if fetchable is False:
         return Decision(False, missing)
     if fetchable and approving >= terms.approvals:
@@ -181,8 +202,10 @@ def passes_without(proposal: OpenProposal, *left_out: bytes) -> bool:
 
 
 def executable(change: Change | None) -> bool:
-    """Whether an accepted change is put in force by an entry."""
-    return change is not None and not isinstance(change, AdoptionChange)
+    """Whether an accepted change is put in force by an entry of its own."""
+    return change is not None and not isinstance(
+        change, AdoptionChange | TrainingChange | CheckpointChange
+    )
 
 
 def kind_of(change: Change | None) -> str:

@@ -4,7 +4,8 @@ A manifest must be fetched, be of the kind that the proposal states, and its fil
 of a model their headers and a few tiles at random, of anything else every byte. What is fetched
 is not pinned, so the next `gc` takes it again.
 
-An upgrade's module is checked, too: whether it does what its slot demands (upgrades/soundness.py).
+An upgrade's module is checked, too: whether it does what its slot demands (upgrades/soundness.py);
+and a checkpoint is evaluated beside its parent (training/proof.py).
 
 A member of the council says what it found as a verdict; a proposer is told before it submits.
 """
@@ -17,15 +18,24 @@ from contextlib import contextmanager
 
 import trio
 
-from protocols.changes import AdoptionChange, UpgradeChange, touched
+from protocols.changes import (
+    AdoptionChange,
+    Change,
+    CheckpointChange,
+    TrainingChange,
+    UpgradeChange,
+    touched,
+)
 from protocols.cid import cid_text
-from protocols.errands import Examine
+from protocols.entries import NO_INTERVAL
+from protocols.errands import Examine, Finding
 from protocols.errors import MalformedError, SynapseError
 from protocols.manifest import Manifest, ProposalManifest, decode_manifest
 from synapsed import supervise
 from synapsed.authoring.question import CheckFailedError
 from synapsed.control.problems import ArtefactUnavailableError
 from synapsed.models import NotAModelManifestError
+from synapsed.training.proof import Proof
 from synapsed.transfer.limits import Room
 from synapsed.transfer.plan import Part
 from synapsed.transfer.pull import Puller
@@ -43,8 +53,8 @@ TRIES, AGAIN_S = 3, 120.0
 """Looks at an artefact before a member says that it cannot be had, and seconds between them: its
 holders may be asleep, and a verdict is not taken back."""
 TRIES_OPEN = 8
-"""... where the check of an upgrade came to no end, which says nothing about it: an hour's overload
-of this machine is waited for, and after that nothing is said at all."""
+"""... where a check came to no end, which says nothing about what it was of: an hour's overload of
+this machine is waited for, and after that nothing is said at all."""
 AT_ONCE = 3
 """Proposals that are looked at together: one whose holders are slow holds up one place."""
 MAX_WAITING = 512
@@ -88,14 +98,17 @@ class Examiner:
     def __init__(
         self,
         puller: Puller,
-        found: Callable[[bytes, bool], None],
+        found: Callable[..., None],
         soundness: Soundness | None = None,
         tell: supervise.Emit | None = None,
+        proof: Proof | None = None,
     ) -> None:
-        """`soundness` looks at upgrades; without it they are only fetched. `tell` is told of every
-        verdict, and why it is one."""
+        """`soundness` looks at upgrades; without it they are only fetched. `proof` evaluates
+        checkpoints; without it nothing is said of them. `tell` is told of every verdict, and why
+        it is one. `found` is given a proposal, whether it holds, and a checkpoint's interval."""
         self._puller = puller
         self._soundness = soundness
+        self._proof = proof
         self._tell = tell
         self._found = found
         self._places = trio.CapacityLimiter(AT_ONCE)
@@ -124,7 +137,7 @@ class Examiner:
         budget = Budget()
         for again in range(1, TRIES_OPEN + 1):
             async with self._places:
-                error = await self._error(question.manifest, budget)
+                finding, error = await self._finding(question, budget)
             is_open = isinstance(error, CheckFailedError)
             if is_open:
                 budget = Budget()  # all was there: the time went into looking at it
@@ -138,17 +151,31 @@ class Examiner:
             return
         if self._tell is not None:
             name, why = cid_text(question.proposal), "" if error is None else error.message
-            self._tell("proposal.examined", proposal=name, holds=error is None, why=why)
-        self._found(question.proposal, error is None)
+            self._tell("proposal.examined", proposal=name, holds=finding.holds, why=why)
+        if finding.interval == NO_INTERVAL:
+            self._found(question.proposal, finding.holds)
+        else:
+            self._found(question.proposal, finding.holds, finding.interval)
 
-    async def _error(self, proposal: ProposalManifest, budget: Budget) -> SynapseError | None:
-        """Why it does not hold; another look might find otherwise, but for a MalformedError."""
+    async def _finding(
+        self, question: Examine, budget: Budget
+    ) -> tuple[Finding, SynapseError | None]:
+        """What it is found to be, and why it does not hold; another look might find otherwise, but
+        for a MalformedError."""
+        change = question.manifest.change
         try:
-            await self.look(proposal, budget, thorough=True)
+            if isinstance(change, CheckpointChange):
+                return await self._judge(question.proposal, change), None
+            await self.look(question.manifest, budget, thorough=True)
         except SynapseError as error:
             log.info("what a proposal is about does not hold: %s", error)
-            return error
-        return None
+            return Finding(False), error
+        return Finding(True), None
+
+    async def _judge(self, proposal: bytes, change: CheckpointChange) -> Finding:
+        if self._proof is None:
+            raise CheckFailedError("this daemon evaluates no checkpoints")
+        return await self._proof.judge(proposal, change)
 
     async def look(
         self, proposal: ProposalManifest, budget: Budget | None = None, *, thorough: bool = False
@@ -158,14 +185,14 @@ class Examiner:
         """
         budget = budget or Budget()
         change = proposal.change
-        stated = change.what if isinstance(change, AdoptionChange) else None
+        stated = _stated(change)
         with budget.spent():
             for cid in dict.fromkeys((*touched(change), *proposal.depends_on)):
                 manifest = await self._fetch(cid, budget.room)
                 kind = str(manifest.__struct_config__.tag)
-                if stated is not None and cid in touched(change) and kind != stated:
+                if stated.get(cid, kind) != kind:
                     raise WrongKindError(
-                        f"{cid_text(cid)} is the manifest of a {kind}, no {stated}"
+                        f"{cid_text(cid)} is the manifest of a {kind}, no {stated[cid]}"
                     )
             if isinstance(change, UpgradeChange) and self._soundness is not None:
                 look = self._soundness.look if thorough else self._soundness.fits
@@ -190,6 +217,17 @@ class Examiner:
                 remedy="announce it, and keep a daemon that holds it up while it is voted on",
             ) from error
         return decode_manifest(block)
+
+
+def _stated(change: Change | None) -> dict[bytes, str]:
+    """The kinds of the manifests that a change acts on, as it states them."""
+    if isinstance(change, AdoptionChange):
+        return {change.manifest: change.what}
+    if isinstance(change, TrainingChange):
+        return {change.model: "model", change.evaluation: "dataset"}
+    if isinstance(change, CheckpointChange):
+        return {change.manifest: "model", change.evidence: "dataset"}
+    return {}
 
 
 def _sample(tiles: int) -> tuple[tuple[int, int], ...]:

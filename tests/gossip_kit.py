@@ -8,6 +8,7 @@ from protocols.announcement import (
     Announcement,
     BenchmarkClaim,
     Body,
+    DatasetBody,
     KernelBody,
     ProposalBody,
     ShardBody,
@@ -70,6 +71,7 @@ def bodies() -> list[Body]:
             kernel=cid("k"), operation="swiglu", architecture="x86-64-v3", benchmark=claim, size=9
         ),
         UpgradeBody(upgrade=cid("u"), slot="eviction", size=20_000),
+        DatasetBody(dataset=cid("d"), name="Some text", size=1_000_000),
         ProposalBody(proposal=cid("p"), title="Raise R to 4"),
     ]
 

@@ -87,7 +87,7 @@ def test_all_kinds_are_kept_apart() -> None:
     for body in bodies():
         hear(ours, sealed(THEM, body), None)
     assert [entry.kind for entry in ours.entries()] == [
-        "shard", "adapter", "kernel", "upgrade", "proposal",
+        "shard", "adapter", "kernel", "upgrade", "dataset", "proposal",
     ]  # fmt: skip
     assert [entry.announcement.body for entry in ours.entries("kernel")] == [bodies()[2]]
 
@@ -231,7 +231,7 @@ def test_who_offers_a_thing_is_found_whatever_its_kind() -> None:
     assert ours.offering(cid("model")) == [THEM.peer_id]
     assert ours.offering(cid("nothing")) == []
     assert ours.counts() == {
-        "shard": 1, "adapter": 2, "kernel": 1, "upgrade": 1, "proposal": 1,
+        "shard": 1, "adapter": 2, "kernel": 1, "upgrade": 1, "dataset": 1, "proposal": 1,
     }  # fmt: skip
 
 

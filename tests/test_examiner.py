@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -9,7 +10,13 @@ import trio.testing
 from protocols.changes import AdoptionChange
 from protocols.cid import cid_of
 from protocols.errands import Examine
-from protocols.manifest import FileRef, ModelManifest, ProposalManifest, encode_manifest
+from protocols.manifest import (
+    DatasetManifest,
+    FileRef,
+    ModelManifest,
+    ProposalManifest,
+    encode_manifest,
+)
 from synapsed.control.problems import ArtefactUnavailableError
 from synapsed.examiner import (
     AGAIN_S,
@@ -26,6 +33,7 @@ from synapsed.transfer.errors import PullFailedError
 from synapsed.transfer.limits import Room
 from synapsed.transfer.plan import Part
 from tests.ledger_kit import identity
+from tests.training_book import training
 
 FILE = FileRef(path="model.safetensors", size=1 << 20, root=b"r" * 32, layout="safetensors")
 MODEL = encode_manifest(ModelManifest(name="m", description="", files=(FILE,), depends_on=()))
@@ -175,3 +183,19 @@ def _text(title: str) -> bytes:
     return encode_manifest(
         ProposalManifest(title=title, description="", author=identity(9).peer_id, depends_on=())
     )
+
+
+async def test_a_training_is_of_a_model_by_a_dataset() -> None:
+    data = encode_manifest(
+        DatasetManifest(name="d", description="", files=(msgspec.structs.replace(FILE, path="t"),))
+    )
+    looks, _ = examiner(Holders(MODEL, data))
+    good = training(model=cid_of(MODEL), evaluation=cid_of(data))
+    await looks.look(about(MODEL, change=good))
+    for wrong in (
+        training(model=cid_of(data), evaluation=cid_of(MODEL)),
+        training(model=cid_of(MODEL), evaluation=cid_of(TEXT)),
+    ):
+        looks, _ = examiner(Holders(MODEL, data, TEXT))
+        with pytest.raises(WrongKindError):
+            await looks.look(about(MODEL, change=wrong))

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocols.chain import chain_hash
-from protocols.changes import ParameterChange, Setting
+from protocols.changes import ParameterChange, Setting, Share
 from protocols.codec import decode_plain, encode
 from protocols.entries import (
     ABSTAIN,
@@ -19,8 +19,10 @@ from protocols.entries import (
     MAX_SUBMISSION,
     MAX_WEIGHT,
     NO,
+    NO_INTERVAL,
     YES,
     Checkpoint,
+    Interval,
     Mint,
     Note,
     Proposal,
@@ -45,6 +47,7 @@ from protocols.ledger_errors import (
 from protocols.ledger_signing import batch
 from protocols.ledger_state import MAX_LIFE_MS, WINDOW_MS
 from tests.ledger_book import HUMAN, MEMBERS, NETWORK, STRANGER, Book, Person, genesis, verify
+from tests.training_book import BETTER, MODEL, WORSE, checkpoint, training
 from tests.upgrade_book import SLOT, report
 from tests.upgrade_book import change as upgrade
 
@@ -85,14 +88,26 @@ def _step(book: Book, what: str, who: Person, number: int) -> None:
     elif what == "pass" and cid is not None:
         book.vote(cid, dict.fromkeys(MEMBERS, YES), 20 + state.head.index)
     elif what == "verdict" and cid is not None:
-        claim = state.open[cid].terms.claim
-        book.submit(who, Verdict(proposal=cid, claim=claim, holds=number % 4 > 0))
+        claim, holds = state.open[cid].terms.claim, number % 4 > 0
+        interval = (BETTER if holds else WORSE) if claim == "improved" else NO_INTERVAL
+        book.submit(who, Verdict(proposal=cid, claim=claim, holds=holds, interval=interval))
     elif what == "upgrade":
         cid = book.propose(who, upgrade(book, f"{number}"), title=f"{state.head.index}")
         book.vote(cid, dict.fromkeys(MEMBERS, YES))
         seated = {person.identity: person for person in PEOPLE}
         for seat in state.council.seats[: state.open[cid].terms.verdicts]:
             book.submit(seated[seat.identity], Verdict(proposal=cid, claim="sound", holds=True))
+    elif what == "learn" and MODEL not in state.trainings:
+        _agreed(book, book.propose(who, training(), title=f"{state.head.index}"))
+        book.later(10_000)
+    elif what == "learn":
+        part = (Share(who.identity, 1 + number),)
+        child = checkpoint(book, f"{state.head.index}", shares=part)
+        cid = book.propose(who, child, title=f"{state.head.index}")
+        book.vote(cid, dict.fromkeys(MEMBERS, YES))
+    elif what == "judge":
+        for cid in [cid for cid in cids if state.open[cid].terms.drawn]:
+            _agreed(book, cid, BETTER)
     elif what == "report" and state.slot(SLOT).rollout is not None:
         status = ("failed", "refused", "ready", "ready", "ready")[number % 5]
         book.submit(who, report(book, status=status))
@@ -106,9 +121,24 @@ def _step(book: Book, what: str, who: Person, number: int) -> None:
         book.later(1_000 * (1 + number % 20))
 
 
+def _agreed(book: Book, cid: bytes, interval: Interval = NO_INTERVAL) -> None:
+    """Everybody's yes, and what as many members find as it needs."""
+    state = book.state
+    terms = state.open[cid].terms
+    if not terms.drawn:
+        book.vote(cid, dict.fromkeys(MEMBERS, YES))
+    council = state.council_of(terms.drawn or state.epoch)
+    seated = {person.identity: person for person in PEOPLE}
+    for seat in council.seats[: terms.verdicts] if council else ():
+        if seat.identity not in state.open[cid].verdicts:
+            said = Verdict(proposal=cid, claim=terms.claim, holds=True, interval=interval)
+            book.submit(seated[seat.identity], said)
+
+
 WHAT = st.sampled_from(
     WORDS := ["note", "propose", "propose", "words", "vote", "vote", "pass", "verdict", "verdict",
-              "approve", "candidacy", "reveal", "later", "later", "upgrade", "report", "report"]
+              "approve", "candidacy", "reveal", "later", "later", "upgrade", "report", "report",
+              "learn", "learn", "judge", "judge"]
 )  # fmt: skip
 PEOPLE = [*MEMBERS, EVE]
 WALK = st.lists(
@@ -134,12 +164,15 @@ LONG = settings(suppress_health_check=[HealthCheck.too_slow])
 
 def test_the_walks_come_by_every_kind_of_entry() -> None:
     seen: set[str] = set()
-    for seed in range(30):
+    ratified = 0
+    for seed in range(60):
         drawn = random.Random(seed)
         steps = [
             (drawn.choice(WORDS), drawn.choice(PEOPLE), drawn.randrange(100)) for _ in range(40)
         ]
-        for payload in walk(steps).payloads:
+        book = walk(steps)
+        ratified += sum(each.ratified for each in book.state.trainings.values())
+        for payload in book.payloads:
             entry = decode_plain(payload)
             assert isinstance(entry, dict)
             seen.add(entry["body"]["kind"] if entry["kind"] == "submission" else entry["kind"])
@@ -148,6 +181,7 @@ def test_the_walks_come_by_every_kind_of_entry() -> None:
         "tick", "outcome", "parameter", "credit", "reputation", "epoch", "checkpoint", "stage",
         "report",
     }  # fmt: skip
+    assert ratified
 
 
 @LONG

@@ -16,6 +16,7 @@ from protocols.changes import (
 from protocols.cid import cid_of
 from protocols.entries import (
     NO,
+    NO_INTERVAL,
     YES,
     HumanKeyEntry,
     Outcome,
@@ -543,7 +544,7 @@ def test_outcomes_and_parameters_are_what_the_ledger_says_or_refused() -> None:
     book.add(book.state.tick(book.state.time + 9_000))  # type: ignore[arg-type]
     ready = Outcome(
         proposal=cid, accepted=True, reason="accepted", yes=2000, no=1000, abstain=0,
-        weight=4000, voters=3, fetchable=(0, 0), approvals=(),
+        weight=4000, voters=3, fetchable=(0, 0), approvals=(), interval=NO_INTERVAL,
     )  # fmt: skip
     with pytest.raises(TooEarlyError):
         book.add(encode_entry(ready))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from nacl.signing import VerifyKey
 
-from protocols.changes import HumanKeyChange, ParameterChange, Setting
+from protocols.changes import HumanKeyChange, ParameterChange, Setting, Share
 from protocols.cid import cid_of
 from protocols.codec import decode_plain
 from protocols.entries import YES, GuiltProof, Latency, Measured, Note, Reveal, Verdict
@@ -21,6 +21,7 @@ from protocols.ledger import LedgerState
 from tests.ledger_book import HUMAN, MEMBERS, NETWORK, OTHER_HUMAN, Book, Person, genesis, verify
 from tests.test_ledger_guilt import fork
 from tests.test_manifest_vectors import _cbor, _meant, _shown
+from tests.training_book import BETTER, MODEL, checkpoint, training
 from tests.upgrade_book import change as upgrade
 from tests.upgrade_book import heard, report
 
@@ -50,13 +51,19 @@ def story() -> Book:
         book.approve(key, human)
     better = book.propose(DAN, upgrade(book), title="Evict otherwise")
     book.vote(better, ALL)
+    learn = book.propose(ADA, training(), title="Learn")
+    book.vote(learn, ALL)
     for member in (ADA, BEN, DAN):
+        book.submit(member, Verdict(proposal=learn, claim="fetchable", holds=True))
         book.submit(member, Verdict(proposal=linked, claim="fetchable", holds=True))
         book.submit(member, Verdict(proposal=better, claim="sound", holds=True))
     for member in MEMBERS:
         book.submit(member, book.candidacy(member))
     book.submit(ADA, Latency(epoch=2, measured=(Measured(BEN.identity, 35),)))
     book.later(10_000)
+    parts = (Share(ADA.identity, 600), Share(BEN.identity, 125))
+    child = book.propose(DAN, checkpoint(book, shares=parts), title="Learned")
+    book.vote(child, ALL)
     book.later(3_000)
     for member in heard(book, MEMBERS):
         book.submit(member, report(book))
@@ -65,6 +72,10 @@ def story() -> Book:
         book.submit(member, Reveal(epoch=2, secret=member.secret))
     book.submit(CLEO, GuiltProof(proof=fork(book, DAN)))
     book.later(15_000)
+    for member in (ADA, BEN, CLEO):
+        said = Verdict(proposal=child, claim="improved", holds=True, interval=BETTER)
+        book.submit(member, said)
+    book.later(1_000)
     return book
 
 
@@ -156,6 +167,8 @@ def test_it_folds_to_the_same_state() -> None:
     assert state.digest().hex() == VECTORS["digest"]
     assert state.params["limits.upload"] == 2_500_000
     assert state.epoch == 2
+    assert state.head_of(MODEL) == cid_of(b"better")
+    assert state.trainings[MODEL].interval == BETTER
 
 
 def test_the_file_is_what_this_version_writes() -> None:

@@ -300,7 +300,7 @@ def _terms(risk: Risk) -> Terms:
         manifest=None,  # type: ignore[arg-type]  # the count does not look at it
         index=1, epoch=1, opened_at=0, closes_at=1, lapses_at=2, risk=risk,
         quorum=values[f"quorum.{risk.word}"], threshold=values[f"threshold.{risk.word}"],
-        approvals=0, verdicts=0,
+        approvals=0, verdicts=0, drawn=0,
     )  # fmt: skip
 
 

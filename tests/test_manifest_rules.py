@@ -18,6 +18,7 @@ from protocols.manifest import (
     BadManifestError,
     BadPathError,
     Benchmark,
+    DatasetManifest,
     ExpertManifest,
     FileRef,
     KernelManifest,
@@ -97,7 +98,8 @@ UPGRADE = UpgradeManifest(
     author=AUTHOR,
     depends_on=(),
 )
-EVERY: tuple[Manifest, ...] = (MODEL, EXPERT, ADAPTER, KERNEL, UPGRADE, PROPOSAL)
+DATASET = DatasetManifest(name="Sonnets", description="All of them.", files=(FLAT,))
+EVERY: tuple[Manifest, ...] = (MODEL, EXPERT, ADAPTER, KERNEL, UPGRADE, DATASET, PROPOSAL)
 
 
 def _change(manifest: Manifest, **fields: object) -> bytes:
@@ -155,10 +157,11 @@ def test_links_and_files() -> None:
         (CID, OTHER),
         (),
         (),
+        (),
         (CID,),
     ]
     assert [files(manifest) for manifest in EVERY] == [
-        (FLAT, FILE), (), (FILE,), (FLAT,), (MODULE, SOURCE), (),
+        (FLAT, FILE), (), (FILE,), (FLAT,), (MODULE, SOURCE), (FLAT,), (),
     ]  # fmt: skip
 
 
@@ -386,3 +389,17 @@ def test_the_largest_model_fits_a_block_or_says_so() -> None:
     )
     with pytest.raises(LimitError, match="import parts"):
         encode_manifest(ModelManifest(name="m", description="", files=long, depends_on=()))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": ""}, {"name": "a\x1bb"}, {"files": []}, {"files": [_file("b"), _file("a")]},
+        {"files": [_file("../a")]}, {"files": [_file("a"), _file("a/b")]},
+        {"files": [_file("data.pkl")]}, {"description": "x" * 4097},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_datasets_that_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises((MalformedError, PickleRefusedError)):
+        decode_manifest(_change(DATASET, **fields))

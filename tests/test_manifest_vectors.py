@@ -99,7 +99,9 @@ def test_vectors_that_are_refused(vector: dict[str, Any]) -> None:
 
 def test_there_is_a_vector_of_each_kind() -> None:
     kinds = {vector["value"]["kind"] for vector in VECTORS["good"]}
-    assert kinds == {"model", "expert", "adapter", "kernel", "upgrade", "proposal"}
+    assert kinds == {
+        "model", "expert", "adapter", "kernel", "upgrade", "dataset", "proposal",
+    }  # fmt: skip
     assert len(VECTORS["refused"]) >= 6
 
 
@@ -110,7 +112,7 @@ def _refused() -> dict[str, bytes]:
         "a pickle": _change(MODEL, files=[_file("pytorch_model.bin")]),
         "a file twice": _change(MODEL, files=[_file("a"), _file("a")]),
         "an unknown field": _change(MODEL, more=1),
-        "an unknown kind": _change(MODEL, kind="dataset"),
+        "an unknown kind": _change(MODEL, kind="song"),
         "a pattern for a module": _change(ADAPTER, target_modules=[".*"]),
         "a module of two megabytes": _change(UPGRADE, module=_file("m.wasm", size=1 << 21)),
         "an absurd rank": _change(ADAPTER, rank=200_000),

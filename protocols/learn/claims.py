@@ -18,7 +18,7 @@ import msgspec
 from protocols.codec import Message, encode
 from protocols.council import PeerId, Signature
 from protocols.envelope import Verify
-from protocols.errors import MalformedError
+from protocols.errors import MalformedError, NotHeldError
 from protocols.manifest import CidBytes
 from protocols.peerid import public_key_of
 from protocols.realm import Realm, realm_domain
@@ -41,6 +41,12 @@ class BadClaimError(MalformedError):
     """A claim, sum or record whose parts contradict each other, or whose signature is wrong."""
 
     code = "bad-claim"
+
+
+class UnknownGroupError(NotHeldError):
+    """A record of an epoch whose groups this daemon cannot compute: it is behind, or far ahead."""
+
+    code = "unknown-group"
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -83,6 +89,15 @@ class Input(Row, frozen=True):
     digest: Digest
     share: Annotated[int, msgspec.Meta(ge=0, le=MILLE)]
     """How much of the result is its doing (rounds.py says how it is counted), in thousandths."""
+    of: Annotated[int, msgspec.Meta(ge=0, le=MAX_INPUTS)] = 0
+    """Learners whose deltas it is the sum of; 0 for a learner's own."""
+
+
+class Carried(Row, frozen=True):
+    """What the encoding of a sum left out, as an int8 delta: it is added to the next one."""
+
+    digest: Digest
+    size: Size
 
 
 class Sum(Message, frozen=True, tag_field="kind", tag="sum"):
@@ -94,6 +109,10 @@ class Sum(Message, frozen=True, tag_field="kind", tag="sum"):
     inputs: Annotated[tuple[Input, ...], msgspec.Meta(min_length=1, max_length=MAX_INPUTS)]
     """By rising learner; `share` is 0 here."""
     signature: Signature
+    carry: Carried | None = None
+    """What was added to the inputs' mean: `left` of a sum before, that was acknowledged."""
+    left: Carried | None = None
+    """What this one leaves."""
 
     def __post_init__(self) -> None:
         _rising([entry.learner for entry in self.inputs], "a sum's learners")
@@ -116,10 +135,11 @@ class Round(Message, frozen=True, tag_field="kind", tag="round"):
     """sha256 of the result's bytes."""
     size: Size
     inputs: Annotated[tuple[Input, ...], msgspec.Meta(max_length=MAX_INPUTS)]
-    """By rising learner."""
+    """By rising (learner, digest): a delta that came late is carried into the next round, in
+    which its learner has a new one as well."""
 
     def __post_init__(self) -> None:
-        _rising([entry.learner for entry in self.inputs], "a round's learners")
+        _rising([entry.learner + entry.digest for entry in self.inputs], "a round's inputs")
 
 
 class Endorsement(Row, frozen=True):
@@ -160,7 +180,13 @@ def check_signed(realm: Realm, claim: Claim | Sum, verify: Verify) -> None:
 
 
 def check_record(realm: Realm, record: Record, replicas: tuple[bytes, ...], verify: Verify) -> None:
-    """Raise BadClaimError unless two of `replicas`, the group of its epoch, endorsed it."""
+    """Raise BadClaimError unless two of `replicas`, the group of its epoch, endorsed it; and
+    UnknownGroupError where that is not known here (yet): () proves nothing against anybody."""
+    if not replicas:
+        raise UnknownGroupError(
+            f"who serves group {record.round.group} in epoch {record.round.epoch} is not known",
+            remedy="the ledger brings it",
+        )
     message = round_message(realm, record.round)
     signers = {
         one.replica

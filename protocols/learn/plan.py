@@ -21,6 +21,8 @@ MAX_STEPS = 500
 hundred the replicas of small ones drift apart."""
 MAX_ROUNDS = 1 << 31
 MIN_GROUP_BYTES, MAX_GROUP_BYTES = 64 << 10, 1 << 30
+MAX_ZONE = 1000
+"""Ten times the mean absolute value: of a normal distribution nothing is left."""
 MAX_BATCH = 4096
 MAX_CONTEXT = 1 << 17
 
@@ -42,6 +44,11 @@ class Phase(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     steps: Annotated[int, msgspec.Meta(ge=1, le=MAX_STEPS)]
     up: CodecName
     down: DownName
+    rate: Annotated[int, msgspec.Meta(ge=0, le=MILLE)] = MILLE
+    """Of the plan's rate, in thousandths: rates fall before what is learned is to be used."""
+    zone: Annotated[int, msgspec.Meta(ge=0, le=MAX_ZONE)] = 0
+    """Ternary's dead zone, both ways, in hundredths of a block's mean absolute value; 0 is the
+    codec's own. A wider one sends fewer values of each delta, and error feedback the rest later."""
 
 
 class Plan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -74,6 +81,10 @@ class Plan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
                 return phase
             number -= phase.rounds
         return self.phases[-1]
+
+    def rate_of(self, number: int) -> float:
+        """AdamW's learning rate in round `number`."""
+        return self.rate * self.phase_of(number).rate / (MILLION * MILLE)
 
     def __post_init__(self) -> None:
         if self.phases[0].up in ("top-k", "low-rank") and self.phases[0].steps == 1:

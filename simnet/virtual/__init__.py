@@ -9,9 +9,12 @@ this order:
     kits, real, bare, bareprogram        daemons: the whole participant, or the council's log alone
     roles, liar, liarlead, liarserve     who lies, and how
     checks, audit, polls, rollouts       what must hold: of all that is ratified, signed, decided
+    lessons                              ... and of checkpoints that members evaluate
     families, case, town, runs           a family (configs/scenarios/virtual), one run of it, many
     shrink, cli, words, chart            a shorter failure, the command line, the story, a picture
     failover, wan, crowd                 what the benches measure
+    tiledaemon, tiletown, tilechecks     a tile group's replicas instead of a council,
+    tilefailover                         ... and how long their primary is missed
 
 Rules of this package:
 1. Nothing reads the wall clock or the hash order of a set; chance comes from `dice` alone. (The

@@ -24,7 +24,7 @@ from simnet.virtual import families
 from simnet.virtual.case import Case, Outcome
 from simnet.virtual.families import Family, FamilyError
 from simnet.virtual.plan import parse_numbers
-from simnet.virtual.runs import run_all, shrunk, totals
+from simnet.virtual.runs import run_all, shrunk, totals, town_of
 from simnet.virtual.town import Town
 
 EXIT_KEPT, EXIT_BROKEN, EXIT_USAGE, EXIT_ABSENT = 0, 1, 2, 3
@@ -208,11 +208,11 @@ def _report(
 
 
 def _one(case: Case, arguments: argparse.Namespace) -> int:
-    town = Town(case, telling=True, recording=arguments.messages)
+    town = town_of(case, telling=True, recording=arguments.messages)
     outcome = town.run()
     if outcome.failed and arguments.shrink:
         case = shrunk(case, outcome, _say)
-        town = Town(case, telling=True, recording=arguments.messages)
+        town = town_of(case, telling=True, recording=arguments.messages)
         outcome = town.run()
     if arguments.picture:
         _draw(case, Path(arguments.picture))

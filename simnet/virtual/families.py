@@ -27,9 +27,10 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: str = ""
     title: str
     about: str = ""
-    ledger: Literal["bare", "real"] = "bare"
+    ledger: Literal["bare", "real", "tile"] = "bare"
     """Whether the council's log runs on a ledger of hardly anything (bare.py), fast, or in the
-    daemons' whole participant on the real ledger (real.py)."""
+    daemons' whole participant on the real ledger (real.py); or none of them, but a tile group's
+    replicas (tiletown.py)."""
     members: list[Annotated[int, Meta(ge=1, le=MAX_MEMBERS)]]
     """Sizes of the council; seeds take them in turn."""
     newcomers: Annotated[int, Meta(ge=0)] = 0
@@ -38,12 +39,17 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Runs in `make test`; `make soak` takes twenty times as many."""
     seconds: Annotated[float, Meta(gt=0)] = 60.0
     """Of the safety phase, in virtual time."""
+    epoch_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Of a tile group's world: seconds of an epoch, about; 0: one for ever."""
     submissions: Annotated[float, Meta(ge=0)] = 0.5
     """Entries that people submit, a second."""
     proposals: Annotated[int, Meta(ge=0)] = 0
     """Parameter proposals with their votes, in a run."""
     upgrades: Annotated[int, Meta(ge=0)] = 0
     """Upgrades that are proposed in a run, good ones and bad (rollouts.py)."""
+    checkpoints: Annotated[int, Meta(ge=0)] = 0
+    """Checkpoints of one training that are proposed in a run, better, equal and worse ones
+    (lessons.py)."""
     identities: Annotated[int, Meta(ge=0)] = 0
     """Names of one voter, among whom it split its reputation (polls.py)."""
     liars: list[str] = []

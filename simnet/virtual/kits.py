@@ -11,6 +11,7 @@ from simnet.virtual.bareprogram import BareProgram, SeatKey
 from simnet.virtual.case import Case
 from simnet.virtual.checks import Daemon
 from simnet.virtual.keys import Key
+from simnet.virtual.lessons import Lessons
 from simnet.virtual.node import Node
 from simnet.virtual.polls import Polls
 from simnet.virtual.roles import Roles
@@ -36,6 +37,10 @@ class Kit(Protocol):
     @property
     def rollouts(self) -> Rollouts | None:
         """Where there are upgrades."""
+
+    @property
+    def lessons(self) -> Lessons | None:
+        """Where a model is trained."""
 
     def start(self, node: Node) -> Daemon:
         """The daemon of a node that comes up, with the disk that it has."""
@@ -88,6 +93,7 @@ class BareKit:
     network = "virtual"
     polls = None
     rollouts = None
+    lessons = None
 
     def __init__(self, case: Case, world: World, roles: Roles) -> None:
         self.world = world

@@ -17,7 +17,6 @@ from protocols.ledger_genesis import compose
 from protocols.ledger_signing import submit
 from protocols.participant import (
     Event,
-    Examined,
     Participant,
     Received,
     Settings,
@@ -30,6 +29,7 @@ from simnet.virtual.case import Case
 from simnet.virtual.clock import BEGAN_MS
 from simnet.virtual.keys import Key
 from simnet.virtual.kits import SeatKeys
+from simnet.virtual.lessons import Lessons
 from simnet.virtual.node import Node
 from simnet.virtual.polls import Polls
 from simnet.virtual.roles import Roles
@@ -57,6 +57,7 @@ class RealKit:
         self.audit = self.keys.audit
         self.polls = Polls(world, case.family.identities, FOUNDING)
         self.rollouts = Rollouts(world)
+        self.lessons = Lessons(world)
         self.genesis = self._genesis(case)
         self._checkpoints = case.family.parameters.get("council.checkpoint_entries")
         self._first = LedgerState.from_genesis(self.network, self.genesis)
@@ -143,11 +144,12 @@ class RealDaemon:
         out: list[object] = []
         for effect in effects:
             if isinstance(effect, Examine):
-                out += self.handle(Examined(effect.proposal, True), now)
+                out += self.handle(self._kit.lessons.found(self.node, effect), now)
             elif isinstance(effect, Advanced):
                 if self.node.honest:
                     self._kit.polls.ratified(self.node, effect.first, effect.payloads)
                     self._kit.rollouts.ratified(self.node, effect.first, effect.payloads)
+                    self._kit.lessons.ratified(self.node, effect.first, effect.payloads)
             elif isinstance(effect, Replaced):
                 self.node.world.tally["snapshot"] += 1
             elif isinstance(effect, PERFORMED):

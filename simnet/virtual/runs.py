@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from simnet.virtual.case import Case, Outcome
 from simnet.virtual.shrink import shrink
+from simnet.virtual.tiletown import TileTown
 from simnet.virtual.town import Town
 
 OLD = 50_000
@@ -15,7 +16,13 @@ OLD = 50_000
 
 def run(case: Case) -> Outcome:
     """One run."""
-    return Town(case).run()
+    return town_of(case).run()
+
+
+def town_of(case: Case, *, telling: bool = False, recording: bool = False) -> Town | TileTown:
+    """The world of a run: a council's, or a tile group's."""
+    made = TileTown if case.family.ledger == "tile" else Town
+    return made(case, telling=telling, recording=recording)
 
 
 def run_all(cases: Sequence[Case], workers: int = 1) -> Iterator[Outcome]:

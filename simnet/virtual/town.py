@@ -36,6 +36,8 @@ PROPOSED_BY = 0.6
 """The share of the safety phase in which proposals are made: the rest is for their outcomes."""
 UPGRADES_BY = 0.4
 """... and upgrades, whose rollouts take longer."""
+CHECKPOINTS_BY = 0.7
+"""... and a training, first of all, with its checkpoints."""
 FIRST_LIMIT = 1_000_000
 """The upload limit that the first of them asks for."""
 
@@ -118,6 +120,9 @@ class Town:
         for number in range(self.case.family.upgrades):
             at = START_S + UPGRADES_BY * self.case.safety_s * number / self.case.family.upgrades
             world.heap.at(at, self._upgrade, number)
+        for number in range(self.case.family.checkpoints):
+            at = CHECKPOINTS_BY * self.case.safety_s * number / self.case.family.checkpoints
+            world.heap.at(START_S + at, self._checkpoint, number)
 
     def _propose(self, number: int) -> None:
         up = [node for node in self._honest() if node.program is not None]
@@ -128,6 +133,11 @@ class Town:
         up = [node for node in self._honest() if node.program is not None]
         if up and self.kit.rollouts is not None:
             self.kit.rollouts.propose(self._people.choice(up), number)
+
+    def _checkpoint(self, number: int) -> None:
+        up = [node for node in self._honest() if node.program is not None]
+        if up and self.kit.lessons is not None:
+            self.kit.lessons.propose(self._people.choice(up), number)
 
     def _safety(self) -> None:
         self.begin()

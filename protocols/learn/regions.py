@@ -1,0 +1,135 @@
+"""Regions, from measured round trips: who aggregates for whom.
+
+    candidates    CANDIDATES of the ledger's members, drawn by rendezvous from the epoch's beacon
+    near          those whose round trip is clearly shorter than that to the primaries
+    ours          of the near ones that are about as near as the nearest, the first of the ranking
+
+Nobody says where it is. Each learner measures the round trip to the candidates and to the groups'
+primaries. Everybody of one region sees the same candidates near by, and takes the first of them in
+the ranking, so a region gathers at one; where nobody is clearly nearer than the primary, there is
+no region, and the learner goes straight to it. The choice is held while it is not clearly worse: a
+route that jumps makes two half sums of one.
+
+An aggregator that keeps silent or refuses ("full") is left out for a while, and the next one is
+taken. Whoever was proven to have summed wrongly (audit.py) is left out altogether.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
+
+from protocols.rendezvous import rank
+
+CANDIDATES = 32
+"""With 5 regions alike, one of them has none of 32 once in 250 epochs, and none of 16 once in 7."""
+NEARER = 2
+"""Times nearer than the primary an aggregator must be: a detour that saves less costs a hop and
+saves no wide link."""
+WORTH_US = 15_000
+"""Round trip to the primary below which no region is worth a hop: it is in the same city."""
+ALIKE, ALIKE_US = 2, 5_000
+"""Twice as far as the nearest and 5 ms (the jitter of one city's links) is about as near."""
+HOLD = 2
+"""Times worse than a new choice ours must be before we change: half an average's worth of noise."""
+LEAVE_OUT_MS = 60_000
+"""For which a silent one is left out: it comes back, or its daemon is noticed to be dead."""
+MAX_LEFT_OUT = 256
+SMOOTH = 8
+"""A new measurement counts an eighth, as in TCP (RFC 6298)."""
+MAX_MEASURED = 1024
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Whom our deltas go to, and why."""
+
+    aggregator: bytes | None
+    rtt_us: int | None
+    primary_us: int | None
+
+
+def candidates(
+    beacon: bytes, model: bytes, members: Iterable[bytes], banned: Collection[bytes] = ()
+) -> list[bytes]:
+    """Who may aggregate a model's deltas in an epoch, the first choice first. Everybody computes
+    the same: weights are equal, because a fast link does not show in the ledger."""
+    key = b"aggregator" + beacon + model
+    return rank(key, [(peer, 1) for peer in members if peer not in banned])[:CANDIDATES]
+
+
+class Regions:
+    """One daemon's view. Times are µs for round trips, ms for the clock."""
+
+    def __init__(self, me: bytes) -> None:
+        self._me = me
+        self._rtt: dict[bytes, int] = {}
+        self._left_out: dict[bytes, int] = {}
+        self._ours: bytes | None = None
+
+    def measured(self, peer: bytes, rtt_us: int) -> None:
+        """One round trip."""
+        before = self._rtt.pop(peer, None)
+        if len(self._rtt) >= MAX_MEASURED:
+            del self._rtt[next(iter(self._rtt))]
+        mean = rtt_us if before is None else before + (rtt_us - before) // SMOOTH
+        self._rtt[peer] = max(1, mean)
+
+    def averaged(self, peer: bytes, rtt_us: int) -> None:
+        """A round trip that somebody has averaged already (the peer book)."""
+        self._rtt.pop(peer, None)
+        self.measured(peer, rtt_us)
+
+    def leave_out(self, peer: bytes, now_ms: int) -> None:
+        """It was silent, or full."""
+        self._left_out.pop(peer, None)
+        if len(self._left_out) >= MAX_LEFT_OUT:
+            del self._left_out[next(iter(self._left_out))]
+        self._left_out[peer] = now_ms + LEAVE_OUT_MS
+
+    def to_measure(self, ranked: Iterable[bytes], primaries: Iterable[bytes]) -> list[bytes]:
+        """Whose round trip is wanted and not known."""
+        wanted = dict.fromkeys([*ranked, *primaries])
+        return [peer for peer in wanted if peer != self._me and peer not in self._rtt]
+
+    def route(
+        self,
+        ranked: list[bytes],
+        primaries: Mapping[int, bytes],
+        now_ms: int,
+        caught: Collection[bytes] = (),
+    ) -> Route:
+        """Whom to send to, of the candidates in their ranking; `primaries` by group."""
+        able = [
+            peer
+            for peer in ranked
+            if self._left_out.get(peer, 0) <= now_ms and peer not in caught and self._known(peer)
+        ]
+        far = self._to_primaries(primaries)
+        chosen = self._choose(able, far)
+        ours = self._ours
+        if ours in able and chosen is not None and ours != chosen and far is not None:
+            mine = self._us(ours)
+            if mine * NEARER <= far * HOLD and mine <= self._us(chosen) * HOLD + ALIKE_US:
+                chosen = ours
+        self._ours = chosen
+        return Route(chosen, None if chosen is None else self._us(chosen), far)
+
+    def _choose(self, able: list[bytes], far: int | None) -> bytes | None:
+        if far is None or far < WORTH_US:
+            return None
+        near = [peer for peer in able if self._us(peer) * NEARER <= far]
+        if not near:
+            return None
+        # Ourselves left out: everybody else is far, beside our own memory.
+        nearest = min((self._us(peer) for peer in near if peer != self._me), default=0)
+        return next(it for it in near if self._us(it) <= nearest * ALIKE + ALIKE_US)
+
+    def _to_primaries(self, primaries: Mapping[int, bytes]) -> int | None:
+        """The median: most groups decide."""
+        known = sorted(self._us(peer) for peer in primaries.values() if self._known(peer))
+        return known[len(known) // 2] if known else None
+
+    def _known(self, peer: bytes) -> bool:
+        return peer == self._me or peer in self._rtt
+
+    def _us(self, peer: bytes) -> int:
+        return 1 if peer == self._me else self._rtt[peer]
