@@ -223,6 +223,75 @@ class UpgradesConfig(msgspec.Struct, frozen=True, kw_only=True):
     slots: SlotModes = SlotModes()
 
 
+class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Learning together. Without a genesis file there is nothing to learn."""
+
+    serve: Annotated[
+        bool,
+        Meta(
+            description="Serve tile groups that the ledger's draw gives this daemon: keep their "
+            "deltas, and as primary apply them. Without torch it keeps them and never leads."
+        ),
+    ] = True
+    disk: Annotated[
+        Size,
+        Meta(
+            description="Disk for deltas, results and versions, beside store.quota: three bases "
+            "of every group that is served or learned, and some rounds of deltas."
+        ),
+    ] = Size(20 << 30)
+    beat: Annotated[
+        Seconds,
+        Meta(
+            description="Between two heartbeats of a group's primary, 0.05 s to 1 min. A successor "
+            "stands after two to three missed ones."
+        ),
+    ] = Seconds(1)
+    clocks: Annotated[
+        Seconds,
+        Meta(
+            description="By which clocks may be wrong, ours and the council's together: so long "
+            "after its first start a daemon begins to serve groups."
+        ),
+    ] = Seconds(30)
+
+
+class ComputeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that computes: training, generating, measuring. It starts when it is needed."""
+
+    threads: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024,
+            description="Threads to compute with. 0: half of the cores, at least one.",
+        ),
+    ] = 0
+    memory: Annotated[
+        Size,
+        Meta(
+            description="Memory of the card that may be used, or of the machine's own where there "
+            "is no card. 0: as much as there is."
+        ),
+    ] = Size(0)
+    device: Annotated[
+        str,
+        Meta(
+            pattern=r"^(cpu|cuda(:[0-9]{1,2})?)?\Z",
+            description="Where to compute: cpu, cuda, cuda:1. Empty: the first graphics card if "
+            "there is one.",
+        ),
+    ] = ""
+    server: Annotated[
+        str,
+        Meta(
+            max_length=MAX_SOCKET_PATH,
+            description="Socket of a compute server that several daemons on this machine share. "
+            "Empty: a process of our own.",
+        ),
+    ] = ""
+
+
 class ControlConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The control socket."""
 
@@ -277,6 +346,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerConfig = LedgerConfig()
     council: CouncilConfig = CouncilConfig()
     upgrades: UpgradesConfig = UpgradesConfig()
+    training: TrainingConfig = TrainingConfig()
+    compute: ComputeConfig = ComputeConfig()
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
 
@@ -304,6 +375,8 @@ PROFILES: dict[str, dict[str, Any]] = {
         "replication.probe_interval": Seconds(10),
         # Who stands is part of what a scenario is about.
         "council.willing": False,
+        # One machine has one clock.
+        "training.clocks": Seconds(0),
     },
 }
 

@@ -154,6 +154,7 @@ def _validate(loaded: Loaded) -> list[Problem]:
             1 <= config.replication.probe_interval <= 86400,
             "1 s to 1 day",
         ),
+        ("training.beat", 0.05 <= config.training.beat <= 60, "0.05 s to 60 s"),
     )
     return [
         Problem(loaded.origins[key], key, _shown(plain(value_at(config, key))), expected)

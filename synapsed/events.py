@@ -22,6 +22,7 @@ READER_BACKLOG = 1024
 NOTABLE = frozenset(
     {
         "bootstrap.reached",
+        "checkpoint.ratified",
         "council.epoch",
         "council.leader",
         "council.new-key",
@@ -49,6 +50,7 @@ NOTABLE = frozenset(
         "replication.short",
         "store.file-recovered",
         "store.recovered",
+        "training.opened",
         "upgrade.accepted",
         "upgrade.asking",
         "upgrade.in-force",

@@ -7,6 +7,9 @@
     upgrade.accepted     the vote is for it; its rollout begins later
     upgrade.stage, upgrade.settled, upgrade.rolled-back, upgrade.lapsed
     upgrade.reported, upgrade.refused    what a daemon says of one in its rollout
+    training.opened      a model is trained, or by another plan
+    checkpoint.judged    a member's verdict on a checkpoint
+    checkpoint.ratified  the head that newcomers pull is another one
     council.epoch, council.seated, council.unseated, council.guilt
 
 Every daemon tells the same of the same entry: the fields but `milliseconds` are the ledger's.
@@ -148,6 +151,16 @@ class News:
                 )
             case e.StageEntry():
                 self._stage(body, about)
+            case e.Verdict(proposal, "improved", holds, interval):
+                assert isinstance(entry, e.Submission)
+                self._emit(
+                    "checkpoint.judged",
+                    proposal=cid_text(proposal),
+                    peer=peer_id_text(entry.author),
+                    holds=holds,
+                    **_interval(interval),
+                    **about,
+                )
             case e.Report():
                 assert isinstance(entry, e.Submission)
                 self._reported(entry.author, body, about, ledger)
@@ -209,6 +222,7 @@ class News:
             )
 
     def _accepted(self, cid: bytes, about: dict[str, object], ledger: LedgerState) -> None:
+        self._trained(cid, about, ledger)
         for each in ledger.executions:  # unless its rollout began in the same run of entries
             if each.proposal == cid and isinstance(each.change, UpgradeChange):
                 change = each.change
@@ -221,6 +235,22 @@ class News:
                     begins=each.due_at / 1000,
                     **about,
                 )
+
+    def _trained(self, cid: bytes, about: dict[str, object], ledger: LedgerState) -> None:
+        for lineage, training in sorted(ledger.trainings.items()):
+            model = cid_text(lineage)
+            if training.proposal == cid:
+                self._emit("training.opened", model=model, proposal=cid_text(cid), **about)
+            for each in training.chain:
+                if each.proposal == cid:
+                    self._emit(
+                        "checkpoint.ratified",
+                        model=model,
+                        checkpoint=cid_text(each.manifest),
+                        **_interval(each.interval),
+                        proposal=cid_text(cid),
+                        **about,
+                    )
 
     def _stage(self, entry: e.StageEntry, about: dict[str, object]) -> None:
         self._slots[entry.proposal] = entry.slot
@@ -282,6 +312,11 @@ class News:
             self._emit("council.seated", epoch=council.epoch, seat=now)
         elif was is not None and now is None:
             self._emit("council.unseated", epoch=council.epoch, seat=was)
+
+
+def _interval(found: e.Interval) -> dict[str, int]:
+    """Millionths of a nat."""
+    return {"low": found.low, "mean": found.mean, "high": found.high}
 
 
 def certificate_text(certificate: Certificate) -> str:

@@ -27,6 +27,7 @@ import trio
 from protocols import follow, followlog, participant, raftports
 from protocols.council import Instant
 from protocols.effects import Publish, Send
+from protocols.entries import NO_INTERVAL, Interval
 from protocols.errands import Examine, SeatKey
 from protocols.errors import SynapseError
 from protocols.follow import Alarm, PeerDown, PeerUp, Start
@@ -295,9 +296,9 @@ class LedgerService:
         self._driver.submit(self.machine.handle(Submit(data), self.now()))
         self._wake.set()
 
-    def examined(self, proposal: bytes, holds: bool) -> None:
-        """What a proposal is about can be had, or not."""
-        self._give(Examined(proposal, holds))
+    def examined(self, proposal: bytes, holds: bool, interval: Interval = NO_INTERVAL) -> None:
+        """What a proposal is about can be had, and is what it should be; or not."""
+        self._give(Examined(proposal, holds, interval))
 
     def measured(self, round_trips: Mapping[bytes, int]) -> None:
         """Milliseconds to peers."""

@@ -8,6 +8,7 @@
       ├───── evictor, adapters     what of it gives way to the owner, and which adapters are held
       └───── ledger, in_force      what the network decides, where a genesis is here, and what of
       │                            it holds here
+      ├───── compute, training     models that learn: groups that we serve, and what we learn
       └───── board, upgrades       which version of each slot answers, and how it comes here
 
 Read next: driver.py for how a protocol's machine is carried out, parts.py for the list of parts,
@@ -19,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, closing
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -28,6 +30,7 @@ from protocols.slots import SLOTS
 from synapsed.adapters import Adapters
 from synapsed.authoring.verdict import check_apart
 from synapsed.catalog_service import CatalogService
+from synapsed.compute.compute import Compute, ComputeSettings
 from synapsed.config import Config, Loaded
 from synapsed.control.meters import MessageMeter
 from synapsed.control.server import serve_control
@@ -37,9 +40,8 @@ from synapsed.eviction import Evictor
 from synapsed.examiner import Examiner
 from synapsed.inforce import InForce
 from synapsed.jail.jail import Jail
-from synapsed.keys import Identity
+from synapsed.keys import Identity, verify
 from synapsed.ledger_service import Founded, LedgerService, open_founded
-from synapsed.library import Library
 from synapsed.liveness_service import LivenessService
 from synapsed.looplag import LoopLag
 from synapsed.net import Net, NetSettings, PeerBook, open_net
@@ -55,6 +57,10 @@ from synapsed.store import Store
 from synapsed.store.errors import disk_errors
 from synapsed.supervise import Emit, supervise
 from synapsed.tally import Tally
+from synapsed.training import compose as training_of
+from synapsed.training.owner import Training
+from synapsed.training.proof import Proof
+from synapsed.training.service import TrainingService
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
 from synapsed.transfer.serve import MAX_STREAMS_PER_PEER, BlockServer
@@ -74,7 +80,7 @@ METER_SECONDS = 1.0
 """Between two readings of the message counts: a tenth of the window that rates are over."""
 
 
-class Facade(Overview, Library, Upgrading):
+class Facade(Overview, Upgrading, Training):
     """NodeApi: what the control socket asks of a node."""
 
 
@@ -121,6 +127,8 @@ async def run_node(
                 board=board,
                 founded=founded,
             )
+            if parts.training is not None:
+                stack.enter_context(closing(parts.training))
             await _run(parts, ready, stop, beside)
 
 
@@ -249,7 +257,24 @@ def compose(
             jail=jail,
             emit=bus.emit,
         )
-    examiner = _examiner(config, store, puller, ledger, bus.emit)
+    compute = _compute(config, bus.emit)
+    training = None
+    if ledger is not None:
+        training = training_of.compose(
+            config,
+            paths,
+            identity,
+            net=net,
+            reach=reach,
+            store=store,
+            puller=puller,
+            uploads=uploads,
+            ledger=ledger,
+            compute=compute,
+            emit=bus.emit,
+        )
+    proof = _proof(paths, store, puller, compute, ledger=ledger, training=training)
+    examiner = _examiner(config, store, puller, ledger, tell=bus.emit, proof=proof)
     return Parts(
         loaded=loaded,
         paths=paths,
@@ -278,18 +303,63 @@ def compose(
         board=board,
         ledger=ledger,
         jail=jail,
+        compute=compute,
+        training=training,
         upgrades=upgrades,
     )
 
 
+def _compute(config: Config, emit: Emit) -> Compute:
+    wishes = config.compute
+    settings = ComputeSettings(
+        threads=wishes.threads,
+        memory=int(wishes.memory),
+        device=wishes.device,
+        server=Path(wishes.server) if wishes.server else None,
+    )
+    return Compute(emit, settings)
+
+
+def _proof(
+    paths: Paths,
+    store: Store,
+    puller: Puller,
+    compute: Compute,
+    *,
+    ledger: LedgerService | None,
+    training: TrainingService | None,
+) -> Proof | None:
+    """What evaluates checkpoints, where a council could ask for it."""
+    if ledger is None or training is None:
+        return None
+    scratch = paths.training / "proof"
+    with disk_errors(scratch, "preparing"):
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Proof(
+        store,
+        puller,
+        compute,
+        lambda: ledger.ledger,
+        replicas=training.places.groups,
+        verify=verify,
+        scratch=scratch,
+    )
+
+
 def _examiner(
-    config: Config, store: Store, puller: Puller, ledger: LedgerService | None, tell: Emit
+    config: Config,
+    store: Store,
+    puller: Puller,
+    ledger: LedgerService | None,
+    *,
+    tell: Emit,
+    proof: Proof | None,
 ) -> Examiner:
     if ledger is None:
         return Examiner(puller, _nobody)
     check = partial(check_apart, allow_weaker=config.upgrades.allow_weaker_jail)
     soundness = Soundness(store, puller, lambda: ledger.ledger, check)
-    return Examiner(puller, ledger.examined, soundness, tell)
+    return Examiner(puller, ledger.examined, soundness, tell, proof)
 
 
 def _counters(
@@ -349,9 +419,12 @@ async def _run(
         "evictor": parts.evictor.run,
         "adapters": parts.adapters.run,
         "meter": lambda: _meter(parts),
+        "compute": parts.compute.run,
     }
     if parts.ledger is not None:
         services |= _ledger_services(parts, parts.ledger)
+    if parts.training is not None:
+        services["training"] = parts.training.run
     if parts.upgrades is not None and parts.jail is not None:
         services |= {"upgrades": parts.upgrades.run, "jail": parts.jail.run}
     if beside is not None:
@@ -369,7 +442,9 @@ async def _run(
             entry.subject for entry in parts.catalog.catalog.entries("shard") if entry.issuer == me
         )
         socket = parts.paths.socket_at(parts.loaded.config.control.socket)
-        await nursery.start(serve_control, Facade(parts), socket)
+        facade = Facade(parts)
+        await nursery.start(serve_control, facade, socket)
+        nursery.start_soon(supervise, "checkpoints", facade.propose_by_itself, parts.bus.emit)
         ready()
         await stop.wait()
         await parts.liveness.leave()

@@ -202,6 +202,9 @@ class Overview:
         self._parts.uploads.pause()
         self._parts.puller.pause()
         self._parts.replicator.paused = True
+        await self._parts.compute.pause()
+        if self._parts.training is not None:
+            self._parts.training.able(False)
         self._parts.bus.emit("daemon.paused")
 
     async def resume(self) -> None:
@@ -209,6 +212,9 @@ class Overview:
         self._parts.uploads.resume()
         self._parts.puller.resume()
         self._parts.replicator.paused = False
+        self._parts.compute.resume()
+        if self._parts.training is not None:
+            self._parts.training.able(True)
         self._parts.bus.emit("daemon.resumed")
 
     # -- peers --------------------------------------------------------------------------------

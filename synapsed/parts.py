@@ -5,6 +5,7 @@ import trio
 
 from synapsed.adapters import Adapters
 from synapsed.catalog_service import CatalogService
+from synapsed.compute.compute import Compute
 from synapsed.config import Loaded
 from synapsed.control.meters import MessageMeter
 from synapsed.events import EventBus
@@ -24,6 +25,7 @@ from synapsed.replicator import Replicator
 from synapsed.shards import Shards
 from synapsed.store import Store
 from synapsed.tally import Tally
+from synapsed.training.service import TrainingService
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
 from synapsed.upgrades import Board, UpgradeService
@@ -63,5 +65,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerService | None
     """None where the daemon was given no genesis."""
     jail: Jail | None
+    compute: Compute
+    training: TrainingService | None
+    """None where there is no ledger that could say what is to be learned."""
     upgrades: UpgradeService | None
     """None, as the jail is, where there is no ledger that could say anything of upgrades."""

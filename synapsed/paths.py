@@ -66,6 +66,11 @@ class Paths(msgspec.Struct, frozen=True):
         return self.data / "jail"
 
     @property
+    def training(self) -> Path:
+        """What models that learn are made of: deltas, results, versions."""
+        return self.data / "training"
+
+    @property
     def recorded(self) -> Path:
         """The last batches of each slot, to replay."""
         return self.data / "recorded"

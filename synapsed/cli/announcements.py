@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 def announcements(
     cli: Cli,
     kind: Annotated[
-        Literal["shard", "adapter", "kernel", "upgrade", "proposal"] | None,
+        Literal["shard", "adapter", "kernel", "upgrade", "dataset", "proposal"] | None,
         typer.Option(help="Only these."),
     ] = None,
     subject: Annotated[

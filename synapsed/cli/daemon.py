@@ -174,12 +174,12 @@ def _quantity(option: str, text: str) -> int:
 
 
 def pause(cli: Cli) -> None:
-    """Move no model bytes until resumed; gossip goes on."""
+    """Move no model bytes and compute nothing until resumed: the card is free within a second."""
     _pause(cli, "/v1/pause", "paused")
 
 
 def resume(cli: Cli) -> None:
-    """Move model bytes again."""
+    """Move model bytes and learn again, from where it was."""
     _pause(cli, "/v1/resume", "running")
 
 

@@ -17,12 +17,14 @@ from synapsed.cli import (
     council,
     daemon,
     events,
+    generate,
     genesis,
     human,
     ledger,
     model,
     peers,
     proposal,
+    train,
     upgrade,
 )
 from synapsed.cli.common import Home, Json, NoColor, Socket, Timeout, print_json
@@ -46,6 +48,7 @@ app = typer.Typer(
 )
 for module in (
     *(daemon, peers, model, announcements, events),
+    *(generate, train),
     *(genesis, human, proposal, upgrade, council, ledger),
     completion,
 ):

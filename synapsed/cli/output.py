@@ -165,6 +165,11 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def clean_text(text: str) -> str:
+    """The same, for text of several lines: line ends and tabs stay."""
+    return "".join(char if char in "\n\t" else clean(char) for char in text)
+
+
 def short_cid(cid: str) -> str:
     """A CID's beginning, which every command takes as long as it names one thing."""
     return cid[:SHORT_CID]

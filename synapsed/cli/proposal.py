@@ -210,12 +210,16 @@ def _count(info: said.ProposalInfo) -> list[tuple[str, str]]:
         rows.append(("approved by", (", ".join(info.approvals) or "nobody") + needed))
     if info.verdicts_needed:
         said_so = f"say {info.fetchable} members, {info.not_fetchable} not"
-        claim = "sound" if info.kind == "upgrade" else "fetchable"
+        claim = _CLAIMS.get(info.kind, "fetchable")
         rows.append((claim, f"{said_so}; {info.verdicts_needed} must"))
     if info.state == "open" or info.our_vote:
         ours = f"{info.our_vote}, " if info.our_vote else "not cast, "
         rows.append(("our vote", f"{ours}weight {info.our_weight}"))
     return rows
+
+
+_CLAIMS = {"upgrade": "sound", "checkpoint": "improved"}
+"""What members find of proposals of some kinds."""
 
 
 @command(proposal, "vote")

@@ -36,11 +36,12 @@ from synapsed.control.models import (
 )
 from synapsed.control.upgradeapi import UpgradeApi
 from synapsed.events import EventBus
+from synapsed.training.api import LearnApi
 
 __all__ = ["NodeApi", "Report"]
 
 
-class NodeApi(LedgerApi, UpgradeApi, Protocol):
+class NodeApi(LedgerApi, UpgradeApi, LearnApi, Protocol):
     """The running daemon. Methods raise SynapseError and nothing else.
 
     control/problems.py has the errors that are made for this (UnknownError, ConflictError,

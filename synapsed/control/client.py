@@ -15,6 +15,7 @@ import msgspec
 from protocols.errors import SynapseError
 from synapsed.control.models import KEEP_ALIVE_S, EventInfo, Problem, Progress
 from synapsed.control.problems import TimedOutError
+from synapsed.training.said import Piece
 
 CONNECT_S = 5.0
 """A listening socket on this machine accepts at once, unless its daemon is stopped."""
@@ -131,6 +132,16 @@ class Client:
         outcome = _Outcome(kind, watch)
         with _told(self._socket):
             for event, data in self._frames("POST", path, body, query):
+                outcome.take(event, data)
+        return outcome.result()
+
+    def talk(self, path: str, kind: type[T], body: object, tell: Callable[[str], None], /) -> T:
+        """Text as it comes, a `piece` at a time to `tell`; all of it at last, as `kind`."""
+        outcome = _Outcome(kind, lambda _: None)
+        with _told(self._socket):
+            for event, data in self._frames("POST", path, body, {}):
+                if event == "piece":
+                    tell(msgspec.json.decode(data, type=Piece).text)
                 outcome.take(event, data)
         return outcome.result()
 

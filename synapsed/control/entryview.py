@@ -89,7 +89,21 @@ def proposal_of(body: e.Proposal) -> ProposalManifest:
 
 def _outcome(said: e.Outcome) -> str:
     word = "accepted" if said.accepted else f"rejected, {said.reason}"
-    return f"{_cid(said.proposal)} {word}: {said.yes} yes, {said.no} no of {said.weight}"
+    votes = f"{said.yes} yes, {said.no} no of {said.weight}"
+    return f"{_cid(said.proposal)} {word}: {votes}{_gain(said.interval)}"
+
+
+def _verdict(said: e.Verdict) -> str:
+    word = said.claim if said.holds else f"not {said.claim}"
+    return f"finds {_cid(said.proposal)} {word}{_gain(said.interval)}"
+
+
+def _gain(found: e.Interval) -> str:
+    """By how much a checkpoint is better, where that was measured."""
+    if found == e.NO_INTERVAL:
+        return ""
+    low, mean, high = (each / 1_000_000 for each in (found.low, found.mean, found.high))
+    return f", better by {mean:+.6f} nats ({low:+.6f} to {high:+.6f})"
 
 
 def _parameters(said: e.ParameterEntry) -> str:
@@ -150,9 +164,7 @@ _SUMMARIES: dict[type, Callable[[Any], str]] = {
     e.Proposal: lambda said: f"{_cid(cid_of(said.manifest))} opens: {proposal_of(said).title}",
     e.Votes: lambda said: "; ".join(_poll(poll) for poll in said.polls),
     e.Approval: lambda said: f"{key_text(said.key)[:SHORT]} approves {_cid(said.proposal)}",
-    e.Verdict: lambda said: (
-        f"finds {_cid(said.proposal)} {said.claim if said.holds else f'not {said.claim}'}"
-    ),
+    e.Verdict: _verdict,
     e.Outcome: _outcome,
     e.ParameterEntry: _parameters,
     e.HumanKeyEntry: lambda said: (

@@ -27,6 +27,7 @@ from synapsed.control.models import (
 from synapsed.control.problems import BusyError, CancelledError, UnknownError, first_typed
 from synapsed.control.upgrademodels import Replayed, UpgradeDetail
 from synapsed.events import EventBus
+from synapsed.training.said import CheckpointSaid, Evaluated, TrainingSaid
 
 JOB_LIMIT = 32
 """Jobs at a time: each holds a task and files open; a person starts a handful."""
@@ -34,9 +35,30 @@ JOB_LIMIT = 32
 WATCH_PERIOD_S = 0.1
 """A watcher is told ten times a second at most: what a progress bar can show."""
 
-JobKind = Literal["import", "pull", "export", "scrub", "submit", "fetch", "replay"]
+JobKind = Literal[
+    "import",
+    "pull",
+    "export",
+    "scrub",
+    "submit",
+    "fetch",
+    "replay",
+    "join",
+    "checkpoint",
+    "new",
+    "evaluate",
+]
 Result = (
-    ImportResult | PullResult | ExportResult | ScrubResult | Submitted | UpgradeDetail | Replayed
+    ImportResult
+    | PullResult
+    | ExportResult
+    | ScrubResult
+    | Submitted
+    | UpgradeDetail
+    | Replayed
+    | TrainingSaid
+    | CheckpointSaid
+    | Evaluated
 )
 Work = Callable[[Report], Awaitable[Result]]
 

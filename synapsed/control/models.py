@@ -28,7 +28,7 @@ from synapsed.control.ledgermodels import LedgerCounters, LedgerGlance
 from synapsed.doctor.report import Check
 from synapsed.process_metrics import ProcessReading
 
-Kind = Literal["shard", "adapter", "kernel", "upgrade", "proposal"]
+Kind = Literal["shard", "adapter", "kernel", "upgrade", "dataset", "proposal"]
 Which = Literal["connected", "live", "all"]
 
 KEEP_ALIVE_S = 15.0
@@ -70,7 +70,19 @@ class JobInfo(Struct):
     """Long work under way for some client."""
 
     id: int
-    kind: Literal["import", "pull", "export", "scrub", "submit", "fetch", "replay"]
+    kind: Literal[
+        "import",
+        "pull",
+        "export",
+        "scrub",
+        "submit",
+        "fetch",
+        "replay",
+        "join",
+        "checkpoint",
+        "new",
+        "evaluate",
+    ]
     subject: str
     detached: bool
     started: float

@@ -12,7 +12,7 @@ from fastapi import Path as InPath
 from starlette.responses import Response
 
 from protocols.cid import parse_cid
-from synapsed.control import ledgerroutes, metrics, models, schema, upgraderoutes
+from synapsed.control import learnroutes, ledgerroutes, metrics, models, schema, upgraderoutes
 from synapsed.control.api import NodeApi
 from synapsed.control.fields import CID_PATTERN, MAX_JOB
 from synapsed.control.jobs import Job, JobBoard
@@ -60,6 +60,7 @@ def build_app(node: NodeApi, jobs: JobBoard, usage: ProcessMeter, recent: deque[
     app.include_router(ledgerroutes.reading(node))
     app.include_router(ledgerroutes.deciding(node, jobs))
     app.include_router(upgraderoutes.upgrading(node, jobs))
+    app.include_router(learnroutes.learning(node, jobs))
     return app
 
 

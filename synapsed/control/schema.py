@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from synapsed.control import ledgermodels, models, upgrademodels
+from synapsed.training import said
 
 _JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -40,6 +41,7 @@ def route(
     body: Any = None,
     body_required: bool = True,
     stream: bool = False,
+    pieces: type | None = None,
     file: str = "",
     status: int = 200,
     fails: tuple[int, ...] = (),
@@ -47,11 +49,11 @@ def route(
     """Keyword arguments of a FastAPI route: what it takes, answers, and how it may fail.
 
     `result` None is plain text, or the bytes of `file` (what they are); with `stream` it is
-    what the stream's last event carries.
+    what the stream's last event carries, after `progress` or, where there are, `pieces`.
     """
     if body is not None:
         fails = (*fails, *_WITH_BODY)
-    success = _file(file) if file else _success(result, stream)
+    success = _file(file) if file else _success(result, stream, pieces)
     responses: dict[int | str, dict[str, Any]] = {status: success}
     for code in sorted({*fails, *_ALWAYS}):
         responses[code] = {"description": _MEANINGS[code], "content": _json(models.Problem)}
@@ -63,10 +65,12 @@ def route(
     return extra
 
 
-def _success(result: type | None, stream: bool) -> dict[str, Any]:
+def _success(result: type | None, stream: bool, pieces: type | None) -> dict[str, Any]:
     if stream and result is not None:
-        said = f"Server-sent events: `progress` (Progress), then `result` ({result.__name__})"
-        kinds = ["progress", "result", "error"]
+        kinds = ["progress" if pieces is None else "piece", "result", "error"]
+        before = models.Progress if pieces is None else pieces
+        said = f"Server-sent events: `{kinds[0]}` ({before.__name__}), then `result` "
+        said += f"({result.__name__})"
         return {"description": f"{said} or `error` (Problem).", "content": _events(kinds)}
     if stream:
         return {"description": "Server-sent events (EventInfo).", "content": _events(None)}
@@ -119,7 +123,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     )
     structs = [
         value
-        for module in (models, ledgermodels, upgrademodels)
+        for module in (models, ledgermodels, upgrademodels, said)
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, msgspec.Struct)

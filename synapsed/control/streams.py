@@ -21,6 +21,7 @@ from synapsed.control.models import KEEP_ALIVE_S, Progress
 from synapsed.control.problems import problem_of
 from synapsed.control.schema import BINARY
 from synapsed.events import EventBus
+from synapsed.training.said import Generated, Piece
 
 FIRST_NEWS_S = 2.0
 """An error that comes within this time gets its own HTTP status; then the stream begins."""
@@ -106,6 +107,31 @@ class JobStream(Stream):
                 await _say(send, _sse("result", news))
             await _end(send)
             return None
+
+
+class TextStream(Stream):
+    """Text in pieces, then the whole: `piece` events and one `result`; an error before the first
+    piece is a plain HTTP error."""
+
+    def __init__(self, pieces: Callable[[], AsyncGenerator[Piece | Generated, None]]) -> None:
+        super().__init__()
+        self._pieces = pieces
+
+    async def talk(self, send: Send) -> Response | None:
+        begun = False
+        try:
+            async with aclosing(self._pieces()) as pieces:
+                async for piece in pieces:
+                    if not begun:
+                        await _begin(send)
+                        begun = True
+                    await _say(send, _sse("piece" if isinstance(piece, Piece) else "result", piece))
+        except SynapseError as error:
+            if not begun:
+                return problem_response(error)
+            await _say(send, _sse("error", problem_of(error)))
+        await _end(send)
+        return None
 
 
 class FileStream(Stream):

@@ -15,7 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from protocols.copies import GROUP_TILES, TILE_BYTES
-from protocols.manifest import AdapterManifest, KernelManifest, ModelManifest, files
+from protocols.manifest import (
+    AdapterManifest,
+    DatasetManifest,
+    KernelManifest,
+    ModelManifest,
+    files,
+)
 from protocols.tensorblock import Layout
 from synapsed.models.listing import forget_watched, promised
 from synapsed.models.manifests import layouts_of
@@ -68,7 +74,7 @@ def spares(store: Store) -> list[Spare]:
         manifest = store.manifest_of(cid)
         if isinstance(manifest, ModelManifest):
             found += _groups(view, cid, manifest)
-        elif isinstance(manifest, AdapterManifest | KernelManifest):
+        elif isinstance(manifest, AdapterManifest | KernelManifest | DatasetManifest):
             found += _whole(view, cid, manifest)
     husks = [cid for cid in view.copies if cid not in view.owners.blocks and _is_empty(view, cid)]
     for cid in (*husks, *view.watched):
@@ -181,12 +187,14 @@ def _by_group(runs: Runs, layout: Layout, before: int) -> Iterator[tuple[int, in
             tile = stop
 
 
-def _whole(view: _View, cid: bytes, manifest: AdapterManifest | KernelManifest) -> Iterator[Spare]:
-    """An adapter or kernel, which goes whole or not at all."""
-    ref = manifest.file
-    held = view.store.file_of(ref)
-    if held is not None and (loose := view.loose(held)) and view.claim(ref.root):
-        yield Spare(cid, {ref.root: loose}, held.bytes_of(loose), range(0))
+def _whole(
+    view: _View, cid: bytes, manifest: AdapterManifest | KernelManifest | DatasetManifest
+) -> Iterator[Spare]:
+    """An adapter, kernel or dataset: each of its files goes whole or not at all."""
+    for ref in files(manifest):
+        held = view.store.file_of(ref)
+        if held is not None and (loose := view.loose(held)) and view.claim(ref.root):
+            yield Spare(cid, {ref.root: loose}, held.bytes_of(loose), range(0))
 
 
 def _free_files(view: _View, cid: bytes) -> Iterator[HeldFile]:

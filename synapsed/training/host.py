@@ -1,0 +1,711 @@
+"""One tile group as one of its three replicas: its log and its rounds, driven.
+
+    Replica   the log on three disks (protocols/learn/replica.py)
+    Rounds    what it means, and when a round closes (protocols/learn/rounds.py)
+    Chain     the versions that it made (chain.py)
+    worker    aggregates where we lead, and replays where a version is wanted as a file
+
+Both machines answer at once, with effects that one Driver performs in order; saves are synced
+before anything that depends on them leaves. Whatever takes time (fetching blobs, aggregating) is a
+task of its own, whose end is an event like any other.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from protocols.codec import decode
+from protocols.effects import Save, Send
+from protocols.errors import SynapseError
+from protocols.learn import delta, messages, replica_ports
+from protocols.learn import round_ports as rounds
+from protocols.learn.claims import Claim, Made, Record, Round, Sum
+from protocols.learn.partition import Group
+from protocols.learn.plan import Plan
+from protocols.learn.replica import Replica
+from protocols.learn.replica_ports import GroupId, ReplicaSettings, Seats
+from protocols.learn.round_ports import RoundsSettings
+from protocols.learn.roundlog import Closed, Standing, decode_body, encode_body
+from protocols.learn.rounds import Rounds
+from protocols.peerid import peer_id_text
+from synapsed.compute.errors import BadDeltaError
+from synapsed.driver import Driver
+from synapsed.net.errors import NetError
+from synapsed.store.db import Change
+from synapsed.training.chain import MAX_RECORD, Chain
+from synapsed.training.errors import BlobUnknownError, WrongHeadError
+from synapsed.training.post import Post
+
+log = logging.getLogger(__name__)
+
+FETCH_AGAIN_S = 1.0
+"""Until blobs that nobody could give are asked for again."""
+CATCH_UP_S = 10.0
+"""For a primary to get a version that it leads the log of; then the round is tried again."""
+MAX_PULLING = 64
+"""Pushes whose blobs are on their way, of one group: an honest learner has one or two."""
+
+
+def _ignored(_number: int) -> None:
+    """For rounds that nobody waits for."""
+
+
+class Working(msgspec.Struct, frozen=True):
+    """A version of the group as a file, and the outer optimiser's state after it."""
+
+    head: bytes
+    path: Path
+    state: Path | None
+
+
+class Host:
+    """A group here. `run` it; `hear`, `frame`, `turn` and `tick` tell it what happens."""
+
+    def __init__(
+        self,
+        post: Post,
+        chain: Chain,
+        plan: Plan,
+        settings: ReplicaSettings,
+        *,
+        genesis: bytes | None,
+        seats: tuple[Seats, ...],
+        first: int,
+        born: int,
+        can_lead: bool,
+        max_delta: int,
+        established: Callable[[int], None] = _ignored,
+        may_aggregate: Callable[[bytes], bool] = lambda _peer: True,
+    ) -> None:
+        """`chain` is ready; `established` is told of epochs in which something was committed;
+        `may_aggregate` says whose sums are taken. The others as Replica has them."""
+        self.chain = chain
+        self.group: Group = chain.group
+        self._post = post
+        self._plan = plan
+        self._max_delta = max_delta
+        assert genesis is not None
+        self._may_aggregate = may_aggregate
+        self.on_record: Callable[[Record], None] = lambda _record: None
+        self.on_sum: Callable[[Sum], None] = lambda _said: None
+        self._genesis = genesis
+        self.id = GroupId(post.lineage, self.group.number)
+        rows = dict(post.records.table(replica_ports.TABLE).items(self.id.key))
+        self.seats = seats
+        self.replica = Replica(
+            settings=settings,
+            me=post.me,
+            group=self.id,
+            seats=seats,
+            first=first,
+            born=born,
+            saved=rows,
+            can_lead=can_lead,
+        )
+        self.rounds = self._new_rounds(seats[0])
+        self.retired = trio.Event()
+        self._driver = Driver(
+            f"group {self.group.number}",
+            tables={},
+            emit=self._emit,
+            blame=post.blame,
+            save_together=self._save,
+        )
+        performers: dict[type, Callable[[Any], None]] = {
+            Send: lambda send: post.links.say(send.peer, send.protocol, send.data),
+            replica_ports.Fetch: self._to_fetch,
+            replica_ports.Committed: self._committed,
+            replica_ports.Installed: self._installed,
+            replica_ports.Leading: self._leading,
+            replica_ports.Following: self._following,
+            replica_ports.Declined: self._declined,
+            replica_ports.Established: lambda it: established(it.epoch),
+            replica_ports.Release: lambda it: self._released(it.blobs),
+            replica_ports.Retired: lambda _: self.retired.set(),
+            replica_ports.Orphaned: self._orphaned,
+            rounds.Propose: self._propose,
+            rounds.Aggregate: lambda it: post.spawn(self._aggregate, it),
+            rounds.Advance: lambda it: self._advance(it.round),
+            rounds.Release: lambda _: None,
+        }
+        for kind, perform in performers.items():
+            self._driver.on(kind, perform)
+        self._waiting: deque[rounds.Propose] = deque()
+        self._followed: replica_ports.Term | None = None
+        self._fetching: set[bytes] = set()
+        self._entries: set[bytes] = set()
+        """Blobs of the log's entries, until the log says Release."""
+        self._pulling: set[tuple[bytes, int]] = set()
+        self._made: dict[bytes, Working] = {}
+        self._working: Working | None = None
+        self._lock = trio.Lock()
+        self._poked = trio.Event()
+        self._behind = False
+        self._linked = trio.Event()
+        self.on_advanced: Callable[[int], None] = _ignored
+
+    def _new_rounds(self, seats: Seats) -> Rounds:
+        post = self._post
+        settings = RoundsSettings(
+            realm=post.realm,
+            model=post.lineage,
+            group=self.group.number,
+            plan=self._plan,
+            genesis=self._genesis,
+            me=post.me,
+            epoch=seats.epoch,
+            replicas=seats.replicas,
+            max_delta=self._max_delta,
+            may_aggregate=self._may_aggregate,
+        )
+        return Rounds(settings, post.identity.sign, post.verify, self.chain.record, post.now())
+
+    # -- running -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled, or until a later epoch's group serves without us."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._driver.run)
+            nursery.start_soon(self._compact)
+            self._driver.submit(self.replica.start(self._post.now()))
+            lost = [it for it in self.replica.blobs() if not self._post.blobs.has(it)]
+            if lost:  # rule 4 of replica.py: it said that it has them
+                self._tell(replica_ports.Damaged(f"{len(lost)} blobs of the log are not here"))
+            nursery.start_soon(self._alarms)
+            await self.retired.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _alarms(self) -> None:
+        while True:
+            self._poked = trio.Event()
+            wakes = [at for at in (self.replica.next_wake, self.rounds.next_wake) if at is not None]
+            now = self._post.now()
+            with trio.move_on_after(max(0.0, (min(wakes) - now) / 1000) if wakes else inf):
+                await self._poked.wait()
+            now = self._post.now()
+            if (at := self.replica.next_wake) is not None and at <= now:
+                self._tell(replica_ports.Tick())
+            if (at := self.rounds.next_wake) is not None and at <= now:
+                self._tell_rounds(rounds.Tick())
+            await trio.lowlevel.checkpoint()
+
+    def _tell(self, event: replica_ports.Event) -> None:
+        self._driver.submit(self.replica.handle(event, self._post.now()))
+        self._poked.set()
+
+    def _tell_rounds(self, event: rounds.Event) -> None:
+        effects = self.rounds.handle(event, self._post.now())
+        self._submit_rounds(effects)
+
+    def _submit_rounds(self, effects: rounds.Effects) -> None:
+        plain: list[object] = []
+        for effect in effects:
+            if isinstance(effect, rounds.Say):
+                self._to_send(effect, plain)
+            else:
+                plain.append(effect)
+                if isinstance(effect, Save) and effect.value is not None:
+                    self.on_record(decode(effect.value, Record, MAX_RECORD))
+        self._driver.submit(plain)
+        self._poked.set()
+
+    def _to_send(self, say: rounds.Say, plain: list[object]) -> None:
+        """A message is sent like any frame: what was saved before it is synced first."""
+        if say.peer == self._post.me:
+            self._post.deliver(say.peer, say.message)
+        else:
+            plain.append(Send(say.peer, messages.PROTOCOL, messages.pack(say.message)))
+
+    def _save(self, saves: Sequence[Save], durable: bool) -> None:
+        self._post.records.save(
+            [Change(save.table, save.key, save.value) for save in saves], durable=durable
+        )
+
+    def _emit(self, kind: str, /, **fields: object) -> None:
+        self._post.tell(kind.replace("learn.", "training.", 1), **fields)
+
+    # -- what others say ---------------------------------------------------------------------------
+
+    def frame(self, peer: bytes, data: bytes) -> None:
+        """A frame among replicas."""
+        self._tell(replica_ports.Heard(peer, data))
+
+    def hear(self, peer: bytes, message: messages.Said) -> None:
+        """A message for the group. Raises MalformedError."""
+        if isinstance(message, messages.Push):
+            self._pushed(peer, message)
+        elif isinstance(message, messages.Records):
+            self._post.attend(peer, self._records, peer, message)
+        else:
+            self._tell_rounds(rounds.Heard(peer, message))
+
+    def _pushed(self, peer: bytes, push: messages.Push) -> None:
+        """Look at what is signed; only then at its bytes (messages.py)."""
+        refused = self.rounds.screen(peer, push)
+        if refused is not None:
+            self._refuse(peer, refused)
+            return
+        source = push.said.learner if isinstance(push.said, Claim) else push.said.aggregator
+        made = self._made_of(push)
+        key = (source, made.number)
+        if key in self._pulling or len(self._pulling) >= MAX_PULLING:
+            return  # it is said again until it is answered
+        if self._post.attend(peer, self._pull, peer, push, key):
+            self._pulling.add(key)
+
+    def _made_of(self, push: messages.Push) -> Made:
+        made = push.said.made if isinstance(push.said, Claim) else (push.said.made,)
+        return next(one for one in made if one.group == self.group.number)
+
+    def _refuse(self, peer: bytes, refused: messages.Refused) -> None:
+        self._post.tell(
+            "training.refused",
+            group=self.group.number,
+            peer=peer_id_text(peer),
+            reason=refused.reason,
+            number=refused.number,
+        )
+        self._post.say(peer, refused)
+
+    async def _pull(self, peer: bytes, push: messages.Push, key: tuple[bytes, int]) -> None:
+        """Have a delta's bytes here, look at them, and offer it."""
+        made = self._made_of(push)
+        try:
+            await self._post.exchange.fetch(peer, self._post.lineage, {made.digest: made.size})
+            data = await trio.to_thread.run_sync(self._post.blobs.read, made.digest)
+            delta.parse(data, [tile.count for tile in self.group.tiles])
+        except delta.DeltaError as error:
+            log.warning("group %d: a delta of %s: %s", key[1], peer_id_text(peer), error)
+            said = self.rounds.log
+            self._refuse(
+                peer,
+                messages.Refused(
+                    model=self._post.lineage,
+                    group=self.group.number,
+                    number=said.number,
+                    base=said.head,
+                    digest=made.digest,
+                    reason="malformed",
+                ),
+            )
+        except SynapseError as error:
+            log.debug("group %d: fetching a delta: %s", self.group.number, error)
+        else:
+            if isinstance(push.said, Sum):
+                self.on_sum(push.said)
+            self._tell_rounds(rounds.Heard(peer, push))
+        finally:
+            self._pulling.discard(key)
+
+    # -- the log -----------------------------------------------------------------------------------
+
+    def _to_fetch(self, wanted: replica_ports.Fetch) -> None:
+        """It is asked for again and again while they are missing: once is enough."""
+        blobs = {it.digest: it.size for it in wanted.blobs if it.digest not in self._fetching}
+        if blobs:
+            self._fetching.update(blobs)
+            self._post.spawn(self._fetch, wanted.peer, blobs)
+
+    async def _fetch(self, peer: bytes, blobs: dict[bytes, int]) -> None:
+        try:
+            await self._bring(peer, blobs)
+        finally:
+            self._fetching.difference_update(blobs)
+
+    async def _bring(self, named: bytes, blobs: dict[bytes, int]) -> None:
+        """Blobs of entries: of whoever named them, else of the others."""
+        others = [peer for peer in self.seats[0].replicas if peer not in (named, self._post.me)]
+        for peer in (named, *others):
+            try:
+                await self._post.exchange.fetch(peer, self._post.lineage, blobs)
+            except (NetError, BlobUnknownError) as error:
+                log.debug("group %d: %s", self.group.number, error)
+            except SynapseError as error:
+                log.warning("group %d: %s", self.group.number, error)
+                return
+            else:
+                break
+        here = tuple(digest for digest in blobs if self._post.blobs.has(digest))
+        self._entries.update(here)
+        if here:
+            self._tell(replica_ports.Stored(here))
+
+    def _committed(self, entry: replica_ports.Committed) -> None:
+        body = decode_body(entry.body)
+        self._tell_rounds(rounds.Committed(entry.body, entry.tag))
+        if isinstance(body, Closed):
+            state = self.rounds.log.standing()
+            self._tell(replica_ports.Folded(entry.index, encode_body(state), self._blobs_of(state)))
+        elif not isinstance(body, Standing):
+            self._post.tell(
+                "training.taken",
+                group=self.group.number,
+                number=self.rounds.log.number,
+                deltas=len(self.rounds.log.pending),
+            )
+        self._propose_waiting()
+
+    def _blobs_of(self, state: Standing) -> tuple[replica_ports.Blob, ...]:
+        """What a successor needs to go on with the open round."""
+        return tuple(
+            sorted(replica_ports.Blob(it.made.digest, it.made.size) for it in state.pending)
+        )
+
+    def _installed(self, news: replica_ports.Installed) -> None:
+        self.rounds = self._new_rounds(self.seats[0])
+        if news.snapshot.state:
+            self._tell_rounds(rounds.Committed(news.snapshot.state))
+        self._tell_leader()
+
+    def _tell_leader(self) -> None:
+        """New rounds do not know who leads; the log says it only when that changes."""
+        if (term := self.replica.leading) is not None:
+            self._tell_rounds(rounds.Led(term))
+        elif self._followed is not None:
+            self._tell_rounds(rounds.Followed(self._followed, self.replica.primary))
+
+    def _leading(self, news: replica_ports.Leading) -> None:
+        self._post.tell(
+            "training.primary",
+            group=self.group.number,
+            epoch=news.term.epoch,
+            term=news.term.number,
+            primary=peer_id_text(self._post.me),
+            own=True,
+        )
+        self._tell_rounds(rounds.Led(news.term))
+
+    def _following(self, news: replica_ports.Following) -> None:
+        if news.primary is not None:
+            self._post.tell(
+                "training.primary",
+                group=self.group.number,
+                epoch=news.term.epoch,
+                term=news.term.number,
+                primary=peer_id_text(news.primary),
+                own=False,
+            )
+        self._waiting.clear()
+        self._followed = news.term
+        self._tell_rounds(rounds.Followed(news.term, news.primary))
+
+    def _propose(self, offer: rounds.Propose) -> None:
+        self._waiting.append(offer)
+        self._propose_waiting()
+
+    def _propose_waiting(self) -> None:
+        while self._waiting and self.replica.room > 0:
+            offer = self._waiting.popleft()
+            blobs = tuple(replica_ports.Blob(blob.digest, blob.size) for blob in offer.blobs)
+            self._entries.update(blob.digest for blob in blobs)
+            self._tell(replica_ports.Propose(offer.body, blobs, offer.tag))
+
+    def _declined(self, news: replica_ports.Declined) -> None:
+        log.debug("group %d: an offer was declined: %s", self.group.number, news.why)
+        self._tell_rounds(rounds.Declined(news.tag))
+
+    def _orphaned(self, _news: replica_ports.Orphaned) -> None:
+        """Nobody of the old group is left: go on from the newest version that is here."""
+        chain = self.chain
+        standing = Standing(
+            number=chain.number,
+            head=chain.head,
+            before=chain.head_at(chain.number - 1) if chain.number > chain.oldest else None,
+            pending=(),
+            seen=(),
+            seen_before=(),
+            spread=self.rounds.log.spread,
+            last=chain.round(chain.number - 1),
+        )
+        self._post.tell("training.refounded", group=self.group.number, number=chain.number)
+        snapshot = replica_ports.Snapshot(1, encode_body(standing))
+        self._tell(replica_ports.Refound(snapshot))
+
+    def _released(self, blobs: Sequence[replica_ports.Blob]) -> None:
+        """`sweep` takes what `needed` does not name."""
+        self._entries.difference_update(blob.digest for blob in blobs)
+
+    # -- the ledger --------------------------------------------------------------------------------
+
+    def turn(self, seats: tuple[Seats, ...]) -> None:
+        """A new epoch; the newest first."""
+        if seats[0].epoch <= self.seats[0].epoch:
+            return
+        self.seats = seats
+        if self._post.me in seats[0].replicas:
+            state = self.rounds.log.standing()
+            self.rounds = self._new_rounds(seats[0])
+            self._tell_rounds(rounds.Committed(encode_body(state)))
+        self._tell(replica_ports.Turned(seats))
+
+    def lost(self, peer: bytes) -> None:
+        """The connection with a peer has ended."""
+        if self.knows(peer):
+            self._tell(replica_ports.Lost(peer))
+
+    def knows(self, peer: bytes) -> bool:
+        """Whether a peer is, or was, a replica of the group in an epoch that may still matter."""
+        return any(peer in seats.replicas for seats in self.seats)
+
+    def tick(self, index: int, tick_ms: int) -> None:
+        """The ledger has a newer tick."""
+        self._tell(replica_ports.Ticked(index, tick_ms, int(time.time() * 1000)))
+
+    def able(self, can_lead: bool) -> None:
+        """Whether the worker computes."""
+        self._tell(replica_ports.Able(can_lead))
+
+    @property
+    def needed(self) -> set[bytes]:
+        """Blobs that the log, and the open round, need; with those of the rounds that are kept."""
+        needed = {it.made.digest for it in self.rounds.log.pending.values()}
+        for number in range(self.rounds.log.number - rounds.KEEP_ROUNDS, self.rounds.log.number):
+            decided = self.chain.round(number)
+            if decided is not None:
+                needed |= {entry.digest for entry in decided.inputs}
+        return needed | self.replica.blobs() | self._entries | self._offered
+
+    @property
+    def _offered(self) -> set[bytes]:
+        return {blob.digest for offer in self._waiting for blob in offer.blobs}
+
+    # -- versions ----------------------------------------------------------------------------------
+
+    def _advance(self, decided: Round) -> None:
+        """A round is committed: the chain has one link more, if it reaches so far."""
+        made = self._made.pop(decided.result, None)
+        if made is not None and made.head == decided.head:
+            self._work_on(made)
+        for gone in self._made.values():
+            self._discard(gone)
+        self._made.clear()
+        try:
+            if self.chain.number == decided.number and self._post.blobs.has(decided.result):
+                self.chain.follow(decided)
+                self.rounds.oldest = self.chain.oldest
+            elif self.chain.number <= decided.number:
+                self._catch_up()
+        except WrongHeadError as error:
+            log.error("group %d: %s", self.group.number, error)
+            self._post.tell("training.diverged", group=self.group.number, why=str(error))
+            self._catch_up()
+        self._post.tell(
+            "training.round",
+            group=self.group.number,
+            number=decided.number,
+            inputs=len(decided.inputs),
+            bytes=decided.size,
+            own=self.rounds.leading,
+            head=decided.head.hex(),
+        )
+        self.on_advanced(decided.number)
+
+    def _catch_up(self) -> None:
+        """Our versions lack rounds that our log has: ask the other two for them."""
+        if not self._behind:
+            self._behind = True
+            self._post.spawn(self._ask)
+
+    async def _ask(self) -> None:
+        while self.chain.number < self.rounds.log.number:
+            for peer in self.seats[0].replicas:
+                if peer != self._post.me:
+                    wanted = messages.Ask(
+                        model=self._post.lineage, group=self.group.number, number=self.chain.number
+                    )
+                    self._post.say(peer, wanted)
+            await trio.sleep(FETCH_AGAIN_S)
+        self._behind = False
+
+    async def _records(self, peer: bytes, said: messages.Records) -> None:
+        """Rounds that we lack, from another replica; we check them against our own log's head."""
+        known = [one for one in said.records if self.chain.record(one.round.number) is None]
+        self._tell_rounds(rounds.Heard(peer, msgspec.structs.replace(said, records=tuple(known))))
+        try:
+            for record in said.records:
+                decided = record.round
+                if decided.number == self.chain.number and decided.number < self.rounds.log.number:
+                    blobs = {decided.result: decided.size}
+                    await self._post.exchange.fetch(peer, self._post.lineage, blobs)
+                    self.chain.follow(decided)
+                    self._linked.set()
+            behind = self.chain.number < self.rounds.log.number
+            if behind and said.oldest > self.chain.number and said.number == self.rounds.log.number:
+                await self._take_version(peer, said.number, self.rounds.log.head)
+        except SynapseError as error:
+            log.debug("group %d: catching up: %s", self.group.number, error)
+
+    async def _take_version(self, peer: bytes, number: int, root: bytes) -> None:
+        size = self.chain.version_size
+        await self._post.exchange.fetch_version([peer], self._post.lineage, root, size)
+        if number > self.chain.number:
+            self.chain.begin(number, root)
+            self._linked.set()
+            self.rounds.oldest = self.chain.oldest
+
+    async def working(self, head: bytes) -> Working:
+        """The version `head` as a file. BlobUnknownError, ComputeError."""
+        async with self._lock:
+            if self._working is not None and self._working.head == head:
+                return self._working
+            number = await self._number_of(head)
+            how = self.chain.replay(number)
+            if not how.links:
+                return self._work_on(Working(head, how.path, None))
+            began = trio.current_time()
+            made = await self._post.compute.advance(
+                self.group.number, how.path, how.links, self._out
+            )
+            if number == self.chain.number:
+                self.chain.replay_ms = 1e3 * (trio.current_time() - began)
+            return self._work_on(Working(head, Path(made.path), None))
+
+    async def _number_of(self, head: bytes) -> int:
+        """Which version that is; one that our log has, and our chain will. BlobUnknownError."""
+        with trio.move_on_after(CATCH_UP_S):
+            while True:
+                number = self.chain.number_of(head)
+                if number is not None:
+                    return number
+                self._catch_up()
+                self._linked = trio.Event()
+                await self._linked.wait()
+        raise BlobUnknownError(f"version {head.hex()[:16]} is not here, and nobody gave it")
+
+    def _work_on(self, working: Working) -> Working:
+        """The current version's file is another: the one before goes."""
+        before, self._working = self._working, working
+        if before is not None and before.head != working.head:
+            self._discard(before)
+        return working
+
+    def _discard(self, gone: Working) -> None:
+        """Files that only we knew; a base stays."""
+        if gone.path.is_relative_to(self._out):
+            gone.path.unlink(missing_ok=True)
+        if gone.state is not None:
+            gone.state.unlink(missing_ok=True)
+
+    @property
+    def _out(self) -> Path:
+        """Where the worker writes."""
+        return self._post.blobs.folder / "tmp" / f"group-{self.group.number}"
+
+    async def _aggregate(self, wanted: rounds.Aggregate) -> None:
+        """What a primary does. However it ends, the machine hears of it: a round goes on."""
+        answer: rounds.Event = rounds.NotAggregated(wanted.ticket, "it broke off")
+        try:
+            answer = await self._make_round(wanted)
+        except BadDeltaError as error:
+            answer = rounds.NotAggregated(wanted.ticket, str(error), await self._which(wanted))
+        except SynapseError as error:
+            answer = rounds.NotAggregated(wanted.ticket, str(error))
+        finally:
+            if isinstance(answer, rounds.NotAggregated):
+                log.warning("group %d: round %d: %s", self.group.number, wanted.number, answer.why)
+                self._working = None  # whatever was wrong with it, it is made anew
+            self._tell_rounds(answer)
+
+    async def _make_round(self, wanted: rounds.Aggregate) -> rounds.Aggregated:
+        """A round's result, and the version after it. SynapseError."""
+        post = self._post
+        began = trio.current_time()
+        base = await self.working(wanted.base)
+        await self._have(wanted.parts)
+        inputs = [(post.blobs.path(part.blob.digest), part.weight) for part in wanted.parts]
+        made = await post.compute.aggregate(
+            self._plan,
+            wanted.number,
+            self.group.number,
+            base.path,
+            inputs=inputs,
+            out=self._out,
+            state=base.state,
+        )
+        digest = await trio.to_thread.run_sync(post.blobs.take, Path(made.result.path))
+        state = None if made.state is None else Path(made.state.path)
+        self._made[digest] = Working(made.version.head, Path(made.version.path), state)
+        post.tell(
+            "training.aggregated",
+            group=self.group.number,
+            number=wanted.number,
+            inputs=len(inputs),
+            seconds=round(trio.current_time() - began, 3),
+        )
+        return rounds.Aggregated(
+            wanted.ticket,
+            messages.Blob(digest, made.result.size),
+            made.version.head,
+            made.shares,
+            tuple(wanted.parts[index].blob.digest for index in made.bad),
+        )
+
+    async def _which(self, wanted: rounds.Aggregate) -> tuple[bytes, ...]:
+        """Which of the parts are no deltas, where the worker could use none of them."""
+        bad = []
+        base = await self.working(wanted.base)
+        for part in wanted.parts:
+            try:
+                path = self._post.blobs.path(part.blob.digest)
+                await self._post.compute.check_delta(base.path, path)
+            except BadDeltaError:
+                bad.append(part.blob.digest)
+        return tuple(bad)
+
+    async def _have(self, parts: Sequence[rounds.Part]) -> None:
+        """What the log says that two of three have; from the others, if need be. NotHeldError."""
+        others = [peer for peer in self.seats[0].replicas if peer != self._post.me]
+        for part in parts:
+            if not self._post.blobs.has(part.blob.digest):
+                fetch = self._post.exchange.fetch_of
+                await fetch(others, self._post.lineage, part.blob.digest, part.blob.size)
+
+    # -- compaction --------------------------------------------------------------------------------
+
+    async def _compact(self) -> None:
+        while True:
+            await trio.sleep(1.0)
+            if self.chain.ready and (why := self.chain.due()):
+                try:
+                    await self.compact(why)
+                except SynapseError as error:
+                    log.warning("group %d: compaction: %s", self.group.number, error)
+
+    async def compact(self, why: str) -> None:
+        """Replay what stands behind the base into a new one. WrongHeadError, ComputeError."""
+        await compact(self._post, self.chain, why)
+        self.rounds.oldest = self.chain.oldest
+
+
+async def compact(post: Post, chain: Chain, why: str, number: int | None = None) -> None:
+    """Make a chain's newest version (or another) a file, and let go what then need not stay.
+
+    Raises WrongHeadError, BlobUnknownError, ComputeError, StoreError.
+    """
+    how = chain.replay(number)
+    if not how.links:
+        return
+    began = trio.current_time()
+    # The current version's file may have the same name in the host's own folder.
+    out = post.blobs.folder / "tmp" / f"compact-{chain.group.number}"
+    made = await post.compute.advance(chain.group.number, how.path, how.links, out)
+    take = partial(post.blobs.take_version, Path(made.path), how.head)
+    root = await trio.to_thread.run_sync(take)
+    chain.compacted(how.number, root)
+    chain.trim()
+    post.tell(
+        "training.compacted",
+        group=chain.group.number,
+        number=how.number,
+        results=len(how.links),
+        why=why,
+        seconds=round(trio.current_time() - began, 3),
+    )

@@ -1,0 +1,210 @@
+"""What the owner is told about training: the control socket's words, as plain structs."""
+
+from typing import Literal
+
+import msgspec
+
+from protocols.learn.plan import MILLE, CodecName, DownName
+
+Role = Literal["primary", "replica", "none"]
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an owner asks for: a slip in a field's name is told, not passed over."""
+
+
+class GroupSaid(msgspec.Struct, frozen=True, kw_only=True):
+    """One tile group, as this daemon sees it."""
+
+    number: int
+    elements: int
+    bytes: int
+    """Of its fp32 values."""
+    round: int
+    """The next round: so many are committed, as far as is known here."""
+    head: str
+    """The current version's root, in hex."""
+    role: Role
+    primary: str
+    """Peer id text; "" where nobody is known to lead."""
+    replicas: list[str]
+    epoch: int
+    term: int
+    chain: int
+    """Results that lie on this daemon behind the version file, and their bytes."""
+    chain_bytes: int
+
+
+class TrainingSaid(msgspec.Struct, frozen=True, kw_only=True):
+    """One training on the ledger."""
+
+    lineage: str
+    head: str
+    """CID text of the last ratified checkpoint (the lineage itself before the first)."""
+    joined: bool
+    paused: bool
+    state: str
+    """What the learner does now: off, fetching, loading, training, sending, waiting, paused,
+    failed."""
+    why: str
+    """Why it does not get on; "" where all is well."""
+    round: int
+    """The lowest round of any group that is next."""
+    steps: int
+    """Inner steps done here since the start."""
+    loss: float | None
+    """Nats a token, of the last round trained here."""
+    contributed: int
+    """Deltas of ours that are acknowledged, and refused, since the start."""
+    refused: int
+    bytes_in: int
+    bytes_out: int
+    """Payload of training's messages and blobs on sockets, since the start."""
+    data: str
+    """The owner's text; "" where this daemon does not learn."""
+    phase: str
+    """As "H=15 up=two-bit down=int8"."""
+    groups: list[GroupSaid]
+    checkpoint_at: int
+    """Round at which this daemon proposes the next checkpoint by itself; 0 never."""
+
+
+class ComputeSaid(msgspec.Struct, frozen=True, kw_only=True):
+    """The compute worker."""
+
+    state: str
+    """off (starts when needed), running, paused, missing (not installed), failing."""
+    why: str
+    device: str
+    memory: int
+    """Bytes resident, or on the card; 0 where it is off."""
+
+
+class TrainStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """All trainings that the ledger has, and the worker that serves them."""
+
+    compute: ComputeSaid
+    trainings: list[TrainingSaid]
+
+
+class PhaseSaid(_Request, frozen=True, kw_only=True):
+    """One phase of a plan, by names (protocols/learn/plan.py says what they are)."""
+
+    rounds: int
+    steps: int
+    up: CodecName
+    down: DownName
+    rate: int = MILLE
+    zone: int = 0
+
+
+class PlanSaid(_Request, frozen=True, kw_only=True):
+    """How a model is to be trained; what is left out is as in the default plan."""
+
+    phases: list[PhaseSaid] | None = None
+    group_bytes: int | None = None
+    batch: int | None = None
+    context: int | None = None
+    rate: int | None = None
+    decay: int | None = None
+    outer_rate: int | None = None
+    outer_momentum: int | None = None
+    learners: int | None = None
+    patience_ms: int | None = None
+
+
+class TrainingRequest(_Request, frozen=True, kw_only=True):
+    """Propose that a model be trained."""
+
+    evaluation: str
+    """Path of the text, on the daemon's machine, that checkpoints are judged by."""
+    windows: int = 128
+    """Of it that are drawn for one checkpoint."""
+    margin: int = 2000
+    """Millionths of a nat a token by which a checkpoint must be better at least."""
+    plan: PlanSaid | None = None
+    title: str = ""
+    text: str = ""
+
+
+class JoinRequest(_Request, frozen=True, kw_only=True):
+    """Learn with others: a model (its lineage, or any checkpoint of it), and text of the owner."""
+
+    model: str
+    data: str
+    """Path of a file or folder on the daemon's machine."""
+    checkpoint_every: int = 0
+    """Propose a checkpoint whenever so many more rounds are committed; 0 never by itself."""
+
+
+class NewModelRequest(_Request, frozen=True, kw_only=True):
+    """A model with fresh weights, imported and announced."""
+
+    kind: str
+    """tiny-moe, ..."""
+    seed: int
+    name: str = ""
+
+
+class GenerateRequest(_Request, frozen=True, kw_only=True):
+    """Text from a model that is here."""
+
+    prompt: str
+    max_tokens: int = 200
+    temperature: float = 0.8
+    seed: int = 0
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """Text as it comes."""
+
+    text: str
+
+
+class Generated(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it, once it has come."""
+
+    model: str
+    """CID text of the model that wrote it: the lineage's newest ratified checkpoint."""
+    text: str
+    seconds: float
+
+
+class EvaluateRequest(_Request, frozen=True, kw_only=True):
+    """A model's loss on a text."""
+
+    data: str
+    """Path of a file on the daemon's machine."""
+    windows: int = 64
+    """So many of it, evenly spread; 0 is all."""
+
+
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model lost, in nats a token: over all windows, and how sure that is."""
+
+    model: str
+    windows: int
+    tokens: int
+    loss: float
+    low: float
+    high: float
+    """A 95 % interval of the mean."""
+    seconds: float
+
+
+class CheckpointRequest(_Request, frozen=True, kw_only=True):
+    """Propose the current values as the lineage's next checkpoint."""
+
+    description: str = ""
+
+
+class CheckpointSaid(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint that was made and published."""
+
+    model: str
+    """Its manifest's CID."""
+    parent: str
+    round: int
+    """Lowest round of its groups."""
+    proposal: str
+    """CID of the proposal, "" where there is no ledger to propose it to."""
