@@ -86,7 +86,12 @@ def _draw(out: Path) -> str:
 
     try:
         # The extra `demo` has matplotlib; a run without it is still a run.
-        from simnet import councilpicture, picture, upgradepicture  # noqa: PLC0415
+        from simnet import (  # noqa: PLC0415
+            councilpicture,
+            learnpicture,
+            picture,
+            upgradepicture,
+        )
     except ImportError as error:
         report.say(f"no picture: {error}; pip install 'synapsed[demo]'")
         return ""
@@ -94,6 +99,8 @@ def _draw(out: Path) -> str:
     draw = councilpicture.draw if timeline.has_ledger else picture.draw
     if timeline.stages:
         draw = upgradepicture.draw
+    if timeline.learning:
+        draw = learnpicture.draw
     draw(timeline, out / "picture.png")
     return str(out / "picture.png")
 

@@ -53,6 +53,10 @@ MARKS = {  # kind -> (symbol, colour, words)
     "double-sign": ("h", "#000000", "a liar: signs twice"),
     "propose": ("o", "#6a4c93", "proposes"),
     "vote": ("v", "#6a4c93", "votes"),
+    "liar": ("h", "#000000", "a liar: sends what it did not learn"),
+    "join": ("o", "#22577a", "learns"),
+    "leave": ("s", "#22577a", "learns no more"),
+    "generate": ("*", "#6a4c93", "writes text"),
 }
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

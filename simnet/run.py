@@ -8,7 +8,14 @@ import msgspec
 import trio
 
 from protocols.errors import SynapseError
-from simnet import councilchecks, councilsteps, upgradechecks, upgradesteps
+from simnet import (
+    councilchecks,
+    councilsteps,
+    learnchecks,
+    learnsteps,
+    upgradechecks,
+    upgradesteps,
+)
 from simnet.forks import FORK_SERVER
 from simnet.scenario import Check, Promise, Scenario, Step
 from simnet.steps import perform, wait_for
@@ -19,13 +26,15 @@ from simnet.world import ExportRecord, PullRecord, Say, World, open_world
 __all__ = [
     "councilchecks",
     "councilsteps",
+    "learnchecks",
+    "learnsteps",
     "perform",
     "run_scenario",
     "upgradechecks",
     "upgradesteps",
     "wait_for",
 ]
-# What the steps and checks of councils and upgrades do is registered by importing them.
+# What the steps and checks of councils, upgrades and learning do is registered by importing them.
 
 
 class Line(msgspec.Struct):

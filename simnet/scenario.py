@@ -26,6 +26,23 @@ from simnet.councilparts import (
     Vote,
     Wipe,
 )
+from simnet.learnparts import (
+    Checkpoint,
+    Corrupt,
+    Generate,
+    Improved,
+    Learn,
+    Leave,
+    LossFell,
+    MakeModel,
+    OneVersion,
+    Primary,
+    TookOver,
+    Train,
+    Trained,
+    TrainingOpen,
+    Uncredited,
+)
 from simnet.parts import Check, Choice, Count, Part, Step, Time, Who
 from simnet.upgradeparts import Adapters, Became, Choose, Stage, SwitchedAlike, Upgrade
 from simnet.weather import Cut, Shape
@@ -161,6 +178,13 @@ Checks = (
     | Became
     | Stage
     | SwitchedAlike
+    | Improved
+    | LossFell
+    | OneVersion
+    | TookOver
+    | Trained
+    | TrainingOpen
+    | Uncredited
 )
 
 
@@ -335,6 +359,14 @@ Steps = (
     | Adapters
     | Choose
     | Upgrade
+    | Checkpoint
+    | Corrupt
+    | Generate
+    | Learn
+    | Leave
+    | MakeModel
+    | Primary
+    | Train
 )
 
 

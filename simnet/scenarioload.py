@@ -8,6 +8,7 @@ import msgspec
 
 from protocols.errors import SynapseError
 from simnet.councilparts import Above, Founding, Height, Leader, Propose, Vote
+from simnet.learnparts import Checkpoint, MakeModel, Primary, Train
 from simnet.scenario import Check, Choice, Lie, Part, Pick, Scenario, Steps
 from simnet.upgradeparts import Became, Stage, Upgrade
 
@@ -16,6 +17,10 @@ CHOOSING = (
     *("senders", "receivers", "groups", "members", "out"),
 )
 """Fields that choose daemons."""
+
+
+NEED_COUNCIL = (Founding.__module__, Upgrade.__module__, Train.__module__)
+"""Where steps and checks stand that say nothing without a ledger."""
 
 
 class ScenarioError(SynapseError):
@@ -69,7 +74,7 @@ def _check_names(path: Path, scenario: Scenario) -> None:
     for name, source in scenario.models.items():
         if sum(map(bool, (source.package, source.folder, source.made))) != 1:
             raise ScenarioError(f"{path}: models.{name}: exactly one of package, folder and made")
-    known = _Known({"all", "running"}, set(), set())
+    known = _Known({"all", "running"}, set(), set(), set())
     if scenario.council is not None:
         _check_part(f"{path}: council", scenario.council, scenario, known)
     for number, step in enumerate(scenario.steps, 1):
@@ -79,7 +84,11 @@ def _check_names(path: Path, scenario: Scenario) -> None:
             known.daemons.add(step.name)
         elif isinstance(step, Height):
             known.heights.add(step.name)
-        elif isinstance(step, Propose | Upgrade):
+        elif isinstance(step, MakeModel):
+            known.lineages.add(step.name)
+        elif isinstance(step, Primary):
+            known.daemons.add(step.name)
+        elif isinstance(step, Propose | Upgrade | Train | Checkpoint):
             known.proposals.add(step.name)
     for number, promise in enumerate(scenario.promises, 1):
         _check_part(f"{path}: promise {number}", promise.that, scenario, known)
@@ -91,10 +100,11 @@ class _Known(msgspec.Struct):
     daemons: set[str]
     heights: set[str]
     proposals: set[str]
+    lineages: set[str]
 
 
 def _check_part(where: str, part: Part, scenario: Scenario, known: _Known) -> None:
-    of_council = part.__class__.__module__ in (Founding.__module__, Upgrade.__module__)
+    of_council = part.__class__.__module__ in NEED_COUNCIL
     if of_council and scenario.council is None:
         raise ScenarioError(f"{where}: there is no [council] in this scenario")
     if isinstance(part, Above) and part.height not in known.heights:
@@ -105,6 +115,8 @@ def _check_part(where: str, part: Part, scenario: Scenario, known: _Known) -> No
         raise ScenarioError(f"{where}: upgrade: no earlier step has named {part.upgrade!r}")
     for name in part.__struct_fields__:
         value = getattr(part, name)
+        if name == "lineage" and value not in known.lineages:
+            raise ScenarioError(f"{where}: lineage: no earlier step has made {value!r}")
         if isinstance(value, Check):
             _check_part(f"{where}: {name}", value, scenario, known)
         elif name in ("model", "holding") and value and value not in scenario.models:

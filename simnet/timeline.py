@@ -33,6 +33,31 @@ class Mark(msgspec.Struct):
     note: str = ""
 
 
+class Learning(msgspec.Struct):
+    """What a daemon says of one training, at one moment."""
+
+    at: float
+    daemon: int
+    lineage: str
+    round: int
+    loss: float | None
+    joined: bool
+    bytes_in: int
+    bytes_out: int
+    contributed: int
+    refused: int
+
+
+class Text(msgspec.Struct):
+    """What a model wrote."""
+
+    at: float
+    daemon: int
+    model: str
+    prompt: str
+    text: str
+
+
 class Answering(msgspec.Struct):
     """A daemon has another version of a slot answer, on so much of the network."""
 
@@ -80,6 +105,8 @@ class Timeline(msgspec.Struct):
     answering: list[Answering] = []
     stages: list[StageBegan] = []
     chosen: list[Chosen] = []
+    learning: list[Learning] = []
+    texts: list[Text] = []
 
     def of(self, daemon: int) -> list[Sample]:
         """One daemon's samples in order of time."""

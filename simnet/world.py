@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
@@ -14,9 +15,12 @@ import trio
 from protocols.errors import SynapseError
 from simnet import councils
 from simnet.addresses import claim_port
+from simnet.computeserver import compute_server
 from simnet.councilrecord import CouncilRecord
 from simnet.daemon import Daemon, Life
 from simnet.forks import FORK_SERVER, Forked, ForkServer, open_fork_server
+from simnet.learnparts import MakeModel
+from simnet.learnrecord import LearnRecord
 from simnet.liars import Liar
 from simnet.models import model_folder, size_of
 from simnet.proxy import Fabric
@@ -81,6 +85,8 @@ class World:
         seed: int,
         work: Path,
         *,
+        folder: Path,
+        stack: AsyncExitStack,
         forks: ForkServer,
         fabric: Fabric,
         nursery: trio.Nursery,
@@ -111,6 +117,9 @@ class World:
         self.timeline = Timeline(title=scenario.title, seed=seed, daemons=scenario.daemons)
         self.timeline.has_ledger = scenario.council is not None
         self.upgrades = UpgradeRecord(self.timeline)
+        self.learn = LearnRecord(self.timeline)
+        self.folder = folder
+        self.stack = stack
         self._began = trio.current_time()
 
     @property
@@ -159,7 +168,7 @@ class World:
             daemon.configure(
                 self.scenario.network,
                 [self.daemons[number].address for number in sorted(told)],
-                self.scenario.config,
+                self._config_of(daemon),
             )
             if self.scenario.proxied:
                 await self.nursery.start(self.fabric.serve, daemon.index)
@@ -171,6 +180,14 @@ class World:
             self.nursery.start_soon(councils.follow, self, daemon)
         if any(isinstance(step, Upgrade) for step in self.scenario.steps):
             self.nursery.start_soon(self._follow_upgrades, daemon)
+
+    def _config_of(self, daemon: Daemon) -> dict[str, dict[str, Any]]:
+        """The scenario's, and where the daemon computes."""
+        config = {table: dict(entries) for table, entries in self.scenario.config.items()}
+        server = self.learn.servers.get(daemon.index, self.learn.server)
+        if server is not None:
+            config.setdefault("compute", {})["server"] = str(server)
+        return config
 
     async def _follow_upgrades(self, daemon: Daemon) -> None:
         """Note what `daemon` says of upgrades, for as long as it lives."""
@@ -232,8 +249,23 @@ async def open_world(
                 AsyncExitStack() as stack,
             ):
                 world = World(
-                    scenario, seed, work, forks=forks, fabric=fabric, nursery=nursery, say=say
+                    scenario,
+                    seed,
+                    work,
+                    stack=stack,
+                    folder=path.parent,
+                    forks=forks,
+                    fabric=fabric,
+                    nursery=nursery,
+                    say=say,
                 )
+                if any(isinstance(step, MakeModel) for step in scenario.steps):
+                    socket = work / "compute.socket"
+                    await stack.enter_async_context(
+                        compute_server(socket, work / "computeserver.log")
+                    )
+                    world.learn.server = socket
+                    nursery.start_soon(world.learn.follow, world)
                 worlds.append(world)
                 for daemon in world.daemons:
                     await stack.enter_async_context(daemon.client)

@@ -38,6 +38,7 @@ from synapsed.doctor.report import Check
 from synapsed.events import EventBus
 from synapsed.store import Store
 from synapsed.store.importing import copy, survey
+from tests.control_learning import MemoryLearning
 from tests.control_ledger import MemoryLedger
 from tests.control_upgrades import MemoryUpgrades
 from tests.ledger_book import MEMBERS
@@ -92,7 +93,7 @@ class Gate:
         self._left -= 1
 
 
-class MemoryNode(MemoryUpgrades, MemoryLedger):
+class MemoryNode(MemoryUpgrades, MemoryLearning, MemoryLedger):
     """NodeApi over a real store and a real ledger; `origin` is the store that pulls take from."""
 
     def __init__(self, folder: Path, origin: Store | None = None) -> None:
@@ -125,6 +126,7 @@ class MemoryNode(MemoryUpgrades, MemoryLedger):
             shapes.PeerInfo(peer_id=GONE, connected=False, live=True, addrs=[]),
         ]
         self.begin_upgrades()
+        self.begin_learning()
 
     def close(self) -> None:
         self.end_upgrades()

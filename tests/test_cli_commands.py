@@ -49,6 +49,13 @@ IN_TEST_CLI_UPGRADE = {
 }
 """Commands that test_cli_upgrade.py runs."""
 
+IN_TEST_CLI_LEARN = {
+    ("generate",),
+    *(("model", name) for name in ("new", "eval")),
+    *(("train", name) for name in ("propose", "join", "leave", "status", "checkpoint")),
+}
+"""Commands that test_cli_learn.py runs."""
+
 
 class Metric(msgspec.Struct):
     name: str
@@ -133,7 +140,7 @@ def test_no_command_is_forgotten():
         arguments[:2] if arguments[0] in ("model", "job", "config") else arguments[:1]
         for arguments in READS
     }
-    below |= IN_TEST_CLI_LEDGER | IN_TEST_CLI_UPGRADE
+    below |= IN_TEST_CLI_LEDGER | IN_TEST_CLI_UPGRADE | IN_TEST_CLI_LEARN
     import typer.main
 
     found = set()

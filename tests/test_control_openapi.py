@@ -16,7 +16,8 @@ from synapsed.control.document import openapi
 DOCUMENT = Path(__file__).parent.parent / "docs" / "openapi.json"
 
 EXAMPLES = 10
-"""Per operation and phase: about 15 s on one core."""
+"""Per operation and phase: about 20 s on one idle core, two minutes on one that five share."""
+PATIENCE_S = 240
 
 SETTINGS = """
 seed = 20261120
@@ -139,6 +140,7 @@ def served(tmp_path):
             process.terminate()
 
 
+@pytest.mark.timeout(PATIENCE_S + 60)
 def test_it_holds_under_schemathesis(served, tmp_path):
     settings = tmp_path / "schemathesis.toml"
     settings.write_text(SETTINGS.format(cids=json.dumps(served.cids)))
@@ -151,7 +153,7 @@ def test_it_holds_under_schemathesis(served, tmp_path):
     done = subprocess.run(
         command,
         capture_output=True,
-        timeout=100,
+        timeout=PATIENCE_S,
         check=False,
         cwd=tmp_path,
         env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path / "examples")},

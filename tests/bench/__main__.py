@@ -39,6 +39,8 @@ NAMES = (
     "jail",
     "slot-call",
     "check",
+    "pol",
+    "busy",
 )
 
 OUT = Path("bench-out")

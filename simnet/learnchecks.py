@@ -1,0 +1,105 @@
+"""What a learning scenario waits for and promises."""
+
+from simnet import learnparts as parts
+from simnet.checks import Finding, ask, of_each
+from simnet.daemon import Daemon
+from simnet.learnsteps import group_of, training
+from simnet.world import World
+from synapsed.control import ledgermodels
+from synapsed.training import said
+
+
+def _lineage(world: World, name: str) -> str:
+    """Its CID, or nothing's where no step has made it."""
+    return world.learn.lineages.get(name, "")
+
+
+def _of(status: said.TrainStatus, lineage: str) -> said.TrainingSaid | None:
+    return next((each for each in status.trainings if each.lineage == lineage), None)
+
+
+@ask.register
+async def ask_training_open(check: parts.TrainingOpen, world: World) -> Finding:
+    lineage = _lineage(world, check.lineage)
+    found = await of_each(world.choose(check.who), training)
+    count = sum(_of(status, lineage) is not None for status in found)
+    return Finding(count == len(found), f"{count} of {len(found)} ledgers have it")
+
+
+@ask.register
+async def ask_trained(check: parts.Trained, world: World) -> Finding:
+    lineage = _lineage(world, check.lineage)
+    found = [_of(each, lineage) for each in await of_each(world.choose(check.who), training)]
+    rounds = [0 if each is None else each.round for each in found]
+    why = sorted({f"{each.state}: {each.why}" for each in found if each is not None and each.why})
+    text = f"rounds {min(rounds)} to {max(rounds)} of {check.rounds}"
+    return Finding(min(rounds) >= check.rounds, "; ".join([text, *why]))
+
+
+@ask.register
+async def ask_loss_fell(check: parts.LossFell, world: World) -> Finding:
+    lineage = _lineage(world, check.lineage)
+    first: dict[int, float] = {}
+    last: dict[int, float] = {}
+    for sample in world.timeline.learning:
+        if sample.lineage == lineage and sample.loss is not None:
+            first.setdefault(sample.daemon, sample.loss)
+            last[sample.daemon] = sample.loss
+    if not first:
+        return Finding(False, "nobody has learned anything yet")
+    before = sum(first.values()) / len(first)
+    after = sum(last.values()) / len(last)
+    text = f"from {before:.3f} to {after:.3f} nats a token, {len(first)} learners"
+    return Finding(before - after >= check.nats, text)
+
+
+@ask.register
+async def ask_one_version(check: parts.OneVersion, world: World) -> Finding:
+    lineage = _lineage(world, check.lineage)
+    heads = {key: found for key, found in world.learn.heads.items() if key[0] == lineage}
+    apart = [key[1:] for key, found in heads.items() if len(found) > 1]
+    shared = sum(len(world.learn.seen[key]) > 1 for key in heads)
+    text = f"{len(heads)} versions seen, {shared} of them on several daemons, {len(apart)} differ"
+    return Finding(not apart and shared >= check.count, text + (f": {apart[0]}" if apart else ""))
+
+
+@ask.register
+async def ask_took_over(check: parts.TookOver, world: World) -> Finding:
+    if check.after not in world.learn.led:
+        return Finding(False, f"nobody was named {check.after!r}")
+    lineage, led = _lineage(world, check.lineage), world.learn.led[check.after]
+    was = world.daemons[led.daemon].identity.text
+    seats = {daemon.identity.text: daemon for daemon in world.daemons}
+    newest, leader = (led.epoch, led.term), was
+    for status in await of_each(world.running(), training):
+        group = group_of(status, lineage, led.group)
+        if group is not None and group.primary and (group.epoch, group.term) > newest:
+            newest, leader = (group.epoch, group.term), group.primary
+    who = seats.get(leader, leader)
+    text = f"{who} leads group {led.group} in term {newest[0]}.{newest[1]}"
+    return Finding(leader != was, f"{text}, after {led.epoch}.{led.term}")
+
+
+@ask.register
+async def ask_improved(check: parts.Improved, world: World) -> Finding:
+    lineage = _lineage(world, check.lineage)
+    found = [_of(each, lineage) for each in await of_each(world.choose(check.who), training)]
+    heads = {each.head for each in found if each is not None}
+    moved = sum(each is not None and each.head != lineage for each in found)
+    text = f"{moved} of {len(found)} have a better checkpoint ({len(heads)} heads)"
+    return Finding(moved == len(found) and len(heads) == 1, text)
+
+
+@ask.register
+async def ask_uncredited(check: parts.Uncredited, world: World) -> Finding:
+    told = await of_each(world.running()[:1], reputation)
+    paid = {each.peer_id: each.credits for each in told[0].reputations if each.credits}
+    liars = {daemon.identity.text for daemon in world.choose(check.who)}
+    wrong = sorted(liars & paid.keys())
+    text = f"{len(paid)} identities earned {sum(paid.values())} credits, {len(wrong)} of them liars"
+    return Finding(bool(paid) and not wrong, text)
+
+
+async def reputation(daemon: Daemon) -> ledgermodels.Reputations:
+    """`GET /v1/reputation`."""
+    return await daemon.client.call("GET", "/v1/reputation", ledgermodels.Reputations)

@@ -1,0 +1,156 @@
+"""Learning at a node without a net or torch: what the owner is told, and what was asked."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from protocols.cid import cid_of, cid_text
+from protocols.peerid import peer_id_text
+from synapsed.compute.errors import PausedError
+from synapsed.control import ledgermodels
+from synapsed.control import models as shapes
+from synapsed.control.problems import UnknownError
+from synapsed.training import said
+from synapsed.training.errors import CannotLearnError, NotJoinedError, NoTrainingError
+from synapsed.training.opening import plan_of
+from tests.ledger_book import MEMBERS
+
+PIECES = ("Now is the ", "winter \x1b[31mof", "\nour discontent")
+
+
+class MemoryLearning:
+    """The part of MemoryNode that is LearnApi."""
+
+    paused: bool
+
+    def begin_learning(self) -> None:
+        self.trained: dict[str, said.TrainingSaid] = {}
+        self.asked_to_learn: list[Any] = []
+
+    def open_training(self, model: str) -> None:
+        """As an accepted proposal does."""
+        primary = peer_id_text(MEMBERS[1].identity)
+        group = said.GroupSaid(
+            number=0,
+            elements=1000,
+            bytes=4000,
+            round=7,
+            head="ab" * 32,
+            role="replica",
+            primary=primary,
+            replicas=[primary],
+            epoch=2,
+            term=1,
+            chain=3,
+            chain_bytes=120,
+        )
+        self.trained[model] = said.TrainingSaid(
+            lineage=model,
+            head=model,
+            joined=False,
+            paused=False,
+            state="off",
+            why="",
+            round=7,
+            steps=0,
+            loss=None,
+            contributed=0,
+            refused=0,
+            bytes_in=5,
+            bytes_out=6,
+            data="",
+            phase="H=15 up=two-bit down=two-bit",
+            groups=[group],
+            checkpoint_at=0,
+        )
+
+    def _training(self, model: str) -> said.TrainingSaid:
+        if model not in self.trained:
+            raise NoTrainingError(f"the ledger has no training of {model}", remedy="propose one")
+        return self.trained[model]
+
+    async def train_status(self, lineage: bytes | None) -> said.TrainStatus:
+        found = list(self.trained.values())
+        if lineage is not None:
+            found = [self._training(cid_text(lineage))]
+        state = "paused" if self.paused else "off"
+        compute = said.ComputeSaid(state=state, why="", device="", memory=0)
+        return said.TrainStatus(compute=compute, trainings=found)
+
+    async def train_join(self, request: said.JoinRequest, report: Any) -> said.TrainingSaid:
+        one = self._training(request.model)
+        if not Path(request.data).exists():
+            raise CannotLearnError(f"there is no text at {request.data}", remedy="name a file")
+        self.asked_to_learn.append(request)
+        report(shapes.Progress(stage="loading", done=0, total=0))
+        joined = msgspec.structs.replace(
+            one, joined=True, state="training", loss=2.5, data=request.data
+        )
+        self.trained[request.model] = joined
+        return joined
+
+    async def train_leave(self, lineage: bytes) -> said.TrainingSaid:
+        one = self._training(cid_text(lineage))
+        if not one.joined:
+            raise NotJoinedError(f"{one.lineage} is not learned here")
+        left = msgspec.structs.replace(one, joined=False, state="off")
+        self.trained[one.lineage] = left
+        return left
+
+    async def propose_training(
+        self, model: bytes, request: said.TrainingRequest, wait: bool, report: Any
+    ) -> ledgermodels.Submitted:
+        plan_of(request.plan)
+        self.asked_to_learn.append((model, request, wait))
+        subject = cid_text(cid_of(b"a training"))
+        return ledgermodels.Submitted(
+            id="cd" * 32, kind="proposal", index=9, subject=subject, seconds=0.5
+        )
+
+    async def propose_checkpoint(
+        self, lineage: bytes, request: said.CheckpointRequest, wait: bool, report: Any
+    ) -> said.CheckpointSaid:
+        one = self._training(cid_text(lineage))
+        self.asked_to_learn.append((request, wait))
+        return said.CheckpointSaid(
+            model=cid_text(cid_of(b"child")),
+            parent=one.head,
+            round=one.round,
+            proposal=cid_text(cid_of(b"a checkpoint")),
+        )
+
+    async def new_model(self, request: said.NewModelRequest, report: Any) -> shapes.ImportResult:
+        if request.kind != "tiny-moe":
+            raise UnknownError(f"there is no kind {request.kind!r}", remedy="there is tiny-moe")
+        self.asked_to_learn.append(request)
+        return shapes.ImportResult(
+            cid=cid_text(cid_of(b"new")), name=request.name, size=1060930, files=2, experts=8
+        )
+
+    async def generate(
+        self, model: bytes, request: said.GenerateRequest
+    ) -> AsyncGenerator[said.Piece | said.Generated, None]:
+        if self.paused:
+            raise PausedError("computing is paused", remedy="`synapsectl resume`")
+        self.asked_to_learn.append(request)
+        for piece in PIECES[: request.max_tokens]:
+            yield said.Piece(text=piece)
+        if request.prompt == "break":
+            raise CannotLearnError("the worker died")
+        yield said.Generated(model=cid_text(model), text="".join(PIECES), seconds=0.1)
+
+    async def evaluate(
+        self, model: bytes, request: said.EvaluateRequest, report: Any
+    ) -> said.Evaluated:
+        report(shapes.Progress(stage="measuring", done=0, total=request.windows))
+        return said.Evaluated(
+            model=cid_text(model),
+            windows=request.windows,
+            tokens=request.windows * 64,
+            loss=2.25,
+            low=2.2,
+            high=2.3,
+            seconds=0.4,
+        )
