@@ -20,9 +20,10 @@ install: .venv/demo.stamp ## the daemon, its compute worker and its command line
 
 venv: .venv/test.stamp ## everything that the demo, the tests and the benches need
 
-demo: .venv/demo.stamp ## the main job: real daemons spread a published model, and upgrade each other
+demo: .venv/demo.stamp ## the main job: real daemons spread a model, upgrade each other, and train one
 	$(BIN)/python -m simnet configs/scenarios/demo.toml --seed $(SEED) --out demo-out
 	$(BIN)/python -m simnet configs/scenarios/upgrade.toml --seed $(SEED) --out demo-out/upgrade
+	$(BIN)/python -m simnet configs/scenarios/learn.toml --seed $(SEED) --out demo-out/learn
 
 test: lint ## lint, then all tests (JOBS: at a time; ARGS: more for pytest)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)

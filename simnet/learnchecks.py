@@ -54,6 +54,14 @@ async def ask_loss_fell(check: parts.LossFell, world: World) -> Finding:
 
 
 @ask.register
+async def ask_gave(check: parts.Gave, world: World) -> Finding:
+    lineage = _lineage(world, check.lineage)
+    found = [_of(each, lineage) for each in await of_each(world.choose(check.who), training)]
+    given = [0 if each is None else each.contributed for each in found]
+    return Finding(min(given) >= check.deltas, f"{min(given)} to {max(given)} of {check.deltas}")
+
+
+@ask.register
 async def ask_one_version(check: parts.OneVersion, world: World) -> Finding:
     lineage = _lineage(world, check.lineage)
     heads = {key: found for key, found in world.learn.heads.items() if key[0] == lineage}
@@ -88,6 +96,20 @@ async def ask_improved(check: parts.Improved, world: World) -> Finding:
     moved = sum(each is not None and each.head != lineage for each in found)
     text = f"{moved} of {len(found)} have a better checkpoint ({len(heads)} heads)"
     return Finding(moved == len(found) and len(heads) == 1, text)
+
+
+@ask.register
+async def ask_no_bans(check: parts.NoBans, world: World) -> Finding:
+    daemons = world.choose(check.who)
+    names = {daemon.identity.text: daemon for daemon in daemons}
+    lists = await of_each(daemons, lambda daemon: daemon.peers("all"))
+    bans = [
+        f"{daemon} bans {names[peer.peer_id]}"
+        for daemon, peers in zip(daemons, lists, strict=True)
+        for peer in peers
+        if peer.banned_until is not None and peer.peer_id in names
+    ]
+    return Finding(not bans, f"{len(daemons)} daemons: {'; '.join(bans) or 'no bans'}")
 
 
 @ask.register

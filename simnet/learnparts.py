@@ -106,6 +106,14 @@ class LossFell(Check, kw_only=True, tag="loss-fell"):
     nats: float
 
 
+class Gave(Check, kw_only=True, tag="gave"):
+    """So many deltas of each of these were acknowledged since it was last started."""
+
+    lineage: str
+    who: Who
+    deltas: Count = 1
+
+
 class OneVersion(Check, kw_only=True, tag="one-version"):
     """Whoever had a version of a tile group had the same bytes; `count` were seen on several."""
 
@@ -125,6 +133,12 @@ class Improved(Check, kw_only=True, tag="improved"):
     """Everyone's ledger has a checkpoint of the model that was measured to be better."""
 
     lineage: str
+    who: Who = "running"
+
+
+class NoBans(Check, kw_only=True, tag="no-bans"):
+    """None of these daemons bans another one of them: honest ones have no reason to."""
+
     who: Who = "running"
 
 

@@ -25,6 +25,10 @@ LEARNS, SERVES, LOSS, MEAN = "#38a3a5", "#c9d6df", "#9fd3d4", "#22577a"
 WRITTEN = 150
 """Characters of a text that are shown."""
 WRAP = 62
+TEXTS = 1.45
+"""Inches for them."""
+UNSEEN_S = 8.0
+"""Between two samples of one life: the machine was busy."""
 MB = 1e6
 
 
@@ -32,40 +36,46 @@ def draw(timeline: Timeline, path: Path) -> None:
     """Write the picture of `timeline`; the file's ending says PNG or SVG."""
     with mpl.rc_context(STYLE):
         rows = 0.3 * timeline.daemons + 0.3
-        height = 6.1 + rows
+        texts = TEXTS if timeline.texts else 0.0
+        height = 4.3 + texts + rows
         figure = Figure(figsize=(11.5, height))
-        axes = figure.add_axes((0.085, 5.0 / height, 0.88, rows / height))
-        by_time = figure.add_axes((0.085, 2.55 / height, 0.535, 1.9 / height))
-        by_bytes = figure.add_axes((0.665, 2.55 / height, 0.3, 1.9 / height), sharey=by_time)
-        written = figure.add_axes((0.085, 0.62 / height, 0.88, 1.25 / height))
+        axes = figure.add_axes((0.085, (3.2 + texts) / height, 0.88, rows / height))
+        by_time = figure.add_axes((0.085, (0.75 + texts) / height, 0.535, 1.9 / height))
+        by_bytes = figure.add_axes(
+            (0.665, (0.75 + texts) / height, 0.3, 1.9 / height), sharey=by_time
+        )
+        if timeline.texts:
+            written = figure.add_axes((0.085, 0.5 / height, 0.88, 1.1 / height))
+            _texts(written, timeline.texts)
         _rows(axes, timeline)
         _loss(by_time, timeline)
         _bytes(by_bytes, timeline)
-        _texts(written, timeline.texts)
         headline(figure, timeline, height)
         _legend(figure, timeline)
         figure.savefig(path, dpi=150, facecolor="white")
 
 
 def losses(timeline: Timeline, daemon: int) -> list[Learning]:
-    """One sample for each round that a daemon has trained: the first that has its loss."""
-    found: dict[int, Learning] = {}
+    """The samples of a daemon that have a new loss: one for each run of steps that it trained."""
+    found: list[Learning] = []
     last: float | None = None
     for each in timeline.learning:
         if each.daemon == daemon and each.loss is not None and each.loss != last:
             last = each.loss
-            found[each.round] = each
-    return list(found.values())
+            found.append(each)
+    return found
 
 
 def mean_loss(timeline: Timeline) -> list[tuple[float, float]]:
-    """(time, mean of the newest loss of everybody who learns then), where one of them changes."""
+    """(time, mean of the learners' newest losses), from when most have one, where one changes."""
+    learners = {each.daemon for each in timeline.learning if each.loss is not None}
     newest: dict[int, float] = {}
     line: list[tuple[float, float]] = []
     for each in timeline.learning:
         if each.loss is not None and newest.get(each.daemon) != each.loss:
             newest[each.daemon] = each.loss
-            line.append((each.at, sum(newest.values()) / len(newest)))
+            if 2 * len(newest) > len(learners):
+                line.append((each.at, sum(newest.values()) / len(newest)))
     return line
 
 
@@ -110,7 +120,7 @@ def _learned(
     for each in timeline.learning:
         if each.daemon != daemon or not since <= each.at <= until or not each.joined:
             continue
-        if spans and each.at - spans[-1][1] < 3.0:
+        if spans and each.at - spans[-1][1] < UNSEEN_S:
             spans[-1] = (spans[-1][0], each.at)
         else:
             spans.append((each.at, each.at))

@@ -54,7 +54,7 @@ MARKS = {  # kind -> (symbol, colour, words)
     "propose": ("o", "#6a4c93", "proposes"),
     "vote": ("v", "#6a4c93", "votes"),
     "liar": ("h", "#000000", "a liar: sends what it did not learn"),
-    "join": ("o", "#22577a", "learns"),
+    "join": (">", "#22577a", "begins to learn"),
     "leave": ("s", "#22577a", "learns no more"),
     "generate": ("*", "#6a4c93", "writes text"),
 }

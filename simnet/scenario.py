@@ -29,12 +29,14 @@ from simnet.councilparts import (
 from simnet.learnparts import (
     Checkpoint,
     Corrupt,
+    Gave,
     Generate,
     Improved,
     Learn,
     Leave,
     LossFell,
     MakeModel,
+    NoBans,
     OneVersion,
     Primary,
     TookOver,
@@ -178,8 +180,10 @@ Checks = (
     | Became
     | Stage
     | SwitchedAlike
+    | Gave
     | Improved
     | LossFell
+    | NoBans
     | OneVersion
     | TookOver
     | Trained

@@ -64,6 +64,16 @@ class MemoryLearning:
             phase="H=15 up=two-bit down=two-bit",
             groups=[group],
             checkpoint_at=0,
+            checkpoints=[
+                said.CheckpointSeen(
+                    model=model,
+                    proposal=cid_text(cid_of(b"a checkpoint")),
+                    index=70,
+                    low=0.01,
+                    mean=0.0345,
+                    high=0.06,
+                )
+            ],
         )
 
     def _training(self, model: str) -> said.TrainingSaid:

@@ -32,7 +32,7 @@ from protocols.learn.replica_ports import (
 from protocols.peerid import peer_id_of
 
 GROUP = GroupId(b"\x01\x55\x12\x20" + bytes(CID_LENGTH - 4), 3)
-SETTINGS = ReplicaSettings(lease_ms=60_000)
+SETTINGS = ReplicaSettings(lease_ms=60_000, forced_leases=2)
 BEAT = SETTINGS.beat_ms
 BORN = 5
 """Index of the ledger before everything here."""

@@ -1,11 +1,17 @@
 """model new|eval, generate, train propose|join|status|leave|checkpoint, and their paths."""
 
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from protocols.cid import cid_of, cid_text
 from synapsed.control import ledgermodels
 from synapsed.control import models as shapes
 from synapsed.training import said
+from synapsed.training.opening import plan_of
 from tests.control_fixtures import daemon_fixture, origin_fixture  # noqa: F401
 from tests.control_learning import PIECES
 from tests.test_cli_commands import same_shape
@@ -92,6 +98,7 @@ async def test_one_joins_sees_how_it_goes_and_leaves(daemon, text):
     detail = (await daemon.run("train", "status", MODEL)).out
     assert "H=15 up=two-bit down=two-bit" in detail
     assert " 2.1 " in detail
+    assert "0.0345" in detail
     left = same_shape(await daemon.run("train", "leave", MODEL, "--json"), said.TrainingSaid)
     assert not left.joined
     twice = await daemon.run("train", "leave", MODEL, "--json")
@@ -114,21 +121,30 @@ async def test_a_training_is_proposed_by_a_plan_from_a_file(daemon, text, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("plan", "code"),
+    ("plan", "code", "names"),
     [
-        ("learners = 0", "cannot-learn"),
-        ('[[phases]]\nrounds = 1\nsteps = 0\nup = "int8"\ndown = "int8"', "cannot-learn"),
-        ('[[phases]]\nrounds = 1\nsteps = 5\nup = "int9"\ndown = "int8"', "invalid"),
-        ("lerners = 4", "invalid"),
-        ("phases = []", "cannot-learn"),
+        ("learners = 0", "cannot-learn", "learners"),
+        (
+            '[[phases]]\nrounds = 1\nsteps = 0\nup = "int8"\ndown = "int8"',
+            "cannot-learn",
+            "phases[0].steps",
+        ),
+        (
+            '[[phases]]\nrounds = 1\nsteps = 5\nup = "int9"\ndown = "int8"',
+            "invalid",
+            "plan.phases[0].up",
+        ),
+        ("lerners = 4", "invalid", "lerners"),
+        ("phases = []", "cannot-learn", "phases"),
     ],
 )
-async def test_a_wrong_plan_is_refused_by_name(daemon, text, tmp_path, plan, code):
+async def test_a_wrong_plan_is_refused_by_name(daemon, text, tmp_path, plan, code, names):
     path = tmp_path / "plan.toml"
     path.write_text(plan)
     arguments = ("train", "propose", MODEL, "--evaluation", str(text), "--plan", str(path))
     ran = await daemon.run(*arguments, "--json")
     assert ran.json["error"] == code
+    assert names in ran.json["message"]
     assert daemon.node.asked_to_learn == []
 
 
@@ -142,3 +158,50 @@ async def test_a_checkpoint_is_proposed(daemon):
     ((asked, wait),) = daemon.node.asked_to_learn
     assert (asked.description, wait) == ("better", False)
     assert found.proposal in (await daemon.run("train", "checkpoint", MODEL)).out
+
+
+def test_the_manuals_plan_is_one():
+    manual = (Path(__file__).parents[1] / "docs" / "learning.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", manual, re.DOTALL)
+    given = msgspec.convert(tomllib.loads(text), said.PlanSaid)
+    assert None not in msgspec.structs.astuple(given)  # every field of a plan is shown
+    plan = plan_of(given)
+    assert [phase.steps for phase in plan.phases] == [4, 8]
+    assert plan.phases[1].rate == 250
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("training/{}/propose", {"evaluation": "{}", "windows": 31}),
+        ("training/{}/propose", {"evaluation": "{}", "margin": 0}),
+        ("models/{}/evaluate", {"data": "{}", "windows": -1}),
+        ("models/{}/generate", {"prompt": "x", "max_tokens": 0}),
+        ("models/{}/generate", {"prompt": "x", "temperature": 11}),
+        ("models/{}/generate", {"prompt": "x", "seed": -1}),
+    ],
+)
+async def test_what_nobody_could_do_is_refused_at_the_door(daemon, text, path, asked):
+    asked = {key: str(text) if value == "{}" else value for key, value in asked.items()}
+    async with daemon.http() as http:
+        answer = await http.post(f"/v1/{path.format(MODEL)}", json=asked)
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
+    assert list(asked)[-1] in answer.json()["message"]
+    assert daemon.node.asked_to_learn == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "propose", MODEL, "--evaluation", "x", "--windows", "31"),
+        ("train", "propose", MODEL, "--evaluation", "x", "--margin", "0"),
+        ("model", "new", "tiny-moe", "--seed", "-1"),
+        ("model", "new", "tiny-moe", "--seed", "9223372036854775808"),
+        ("generate", MODEL, "x", "--seed", "9223372036854775808"),
+    ],
+)
+async def test_a_wrong_number_is_wrong_usage(daemon, words):
+    ran = await daemon.run(*words)
+    assert ran.code == 2
+    assert words[-2] in ran.err
+    assert daemon.node.asked_to_learn == []

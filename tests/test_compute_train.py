@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from synapsed.compute.errors import (
     BadModelError,
     DivergedError,
 )
-from synapsed.computeworker import codecs, kinds, rounds
+from synapsed.computeworker import codecs, kinds, outer, robust, rounds
 from synapsed.computeworker.device import Device
 from synapsed.computeworker.evaluate import losses_of
 from synapsed.computeworker.files import ModelFiles, write_blob
@@ -343,6 +344,26 @@ def test_a_primary_whose_outer_state_was_cut_off_begins_without(tmp_path: Path) 
         primary.states, primary.versions = states, dict(versions)
         again = primary.round(3, deltas)[0]
         assert again.result.digest == fresh[0].result.digest != kept[0].result.digest
+
+
+def test_an_outer_state_without_momentum_is_half_as_large_and_as_good(tmp_path: Path) -> None:
+    files = small_moe(tmp_path / "m")
+    plain = msgspec.structs.replace(PLAN, outer_momentum=0)
+    learner, primary = Learner(tmp_path, files, plain), Primary(tmp_path / "r", files, plain)
+    sizes = [tile.count for tile in learner.training.groups[0].tiles]
+    beside = outer.Outer.start(sizes)
+    for number in (2, 3, 4):
+        learner.train(2)
+        deltas = learner.encode()
+        _, base = read_version(primary.versions[0].path)
+        mean = robust.aggregate([codecs.decode(Path(deltas[0].path).read_bytes(), sizes)]).mean
+        result = beside.step(plain, number, mean, base)
+        done = primary.round(number, [deltas])
+        assert Path(done[0].result.path).read_bytes() == result
+        _apply(learner, done)
+    kept = Path(primary.states[0]).read_bytes()
+    assert b"velocity" not in kept
+    assert len(kept) < 0.6 * len(beside.save())
 
 
 def test_a_regions_sum_is_the_same_for_whoever_repeats_it(tmp_path: Path) -> None:

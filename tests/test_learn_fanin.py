@@ -77,8 +77,8 @@ def test_with_regions_it_is_learners_and_regions_times_primaries() -> None:
 
 @pytest.mark.parametrize(("learners", "regions", "groups"), [(100, 5, 25), (100, 5, 1000)])
 def test_the_documents_table(learners: int, regions: int, groups: int) -> None:
-    """100 learners, 5 regions, 25 daemons that serve: the document says 130 for 25 primaries. N + RxP
-    are 225, and the replicas' own are the rest; they do not grow with groups."""
+    """100 learners, 5 regions, 25 daemons that serve: the document says 130. N + R x P are 225, and
+    the replicas' own are the rest; they do not grow with groups."""
     serving = [b"s%02d" % number for number in range(25)]
     placement = [
         (serving[n % 25], serving[(n + 1) % 25], serving[(n + 2) % 25]) for n in range(groups)

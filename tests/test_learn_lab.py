@@ -89,12 +89,12 @@ def test_bytes_on_the_wire_are_payload_and_what_goes_around_it() -> None:
     assert dense_bytes(15, 4, 1000) == 15 * 4 * 2 * 4000
 
 
-def test_default_plans_rise_fall_and_leave_no_step_out() -> None:
-    falls = defaults.falling(6, 600)
+def test_default_plans_fall_and_leave_no_step_out() -> None:
+    falls = defaults.falling(12, 600)
     assert sum(phase.rounds * phase.steps for phase in falls) == 600
     rates = [phase.rate for phase in falls]
     assert rates == sorted(rates, reverse=True)
-    assert rates[-1] < 100
+    assert rates[-1] < 200
     steps = [defaults.DEFAULT.phase_of(number).steps for number in (0, 224, 225, 10_000)]
     assert steps == [4, 4, 15, 15]
-    assert defaults.DEFAULT.rate_of(0) < defaults.DEFAULT.rate_of(100) == defaults.RATE / 1e6
+    assert defaults.DEFAULT.rate_of(10_000) == defaults.RATE / 1e6

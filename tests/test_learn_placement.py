@@ -11,6 +11,7 @@ from protocols.entries import Member
 from protocols.learn.placement import (
     REDRAW,
     Moved,
+    Ranking,
     beacons_at,
     draw_of,
     limit_for,
@@ -60,6 +61,14 @@ def test_without_a_limit_it_is_the_first_three_of_a_weighted_rendezvous() -> Non
         salted = b"group" + beacon(draw_of(key, 40)) + key
         nodes = [(each.identity, score(each.weight, each.latency)) for each in people]
         assert list(three or ()) == rank(salted, nodes)[:3]
+
+
+def test_the_short_way_to_a_ranking_is_the_ranking() -> None:
+    people = [(member(n).identity, 1 + n * n * 997 % 10**9) for n in range(80)]
+    for key in keys(40):
+        ranking = Ranking(key, people)
+        assert len(ranking) == 80
+        assert [ranking[place][1] for place in range(80)] == rank(key, people)
 
 
 @pytest.mark.parametrize(("count", "groups"), [(3, 5), (4, 16), (8, 16), (20, 64), (60, 256)])

@@ -94,6 +94,20 @@ def test_a_silent_one_is_left_out_for_a_while_and_a_caught_one_for_good():
     assert route(regions, now=10**9, caught={A, B}) is None
 
 
+def test_the_farthest_primary_decides_whether_a_region_is_worth_it():
+    regions = near(a=10, primary=12)
+    regions.measured(D, 150_000)
+    assert regions.route([A], {0: PRIMARY}, 0).aggregator is None
+    assert regions.route([A], {0: PRIMARY, 1: D}, 0).aggregator == A
+
+
+def test_the_replica_in_ones_own_region():
+    regions = near(a=150, b=12, c=200)
+    assert regions.nearest([A, B, C]) == B
+    assert regions.nearest([A, C]) is None, "both are far"
+    assert near(a=1, b=3).nearest([A, B]) is None, "all are here"
+
+
 def test_it_says_whom_to_measure():
     regions = near(a=10, primary=100)
     assert regions.to_measure([A, B, ME], [PRIMARY, C]) == [B, C]

@@ -110,9 +110,9 @@ def test_a_promise_is_on_disk_before_it_is_reported_and_lower_terms_are_refused(
     effects = homes["c"].do(Heard(peer("b"), pack(GROUP, Ask(Term(1, 7)))))
     shown = kinds(effects)
     assert shown.index("Save") < shown.index("Promise")
-    assert said(effects)[-1] == Promise(Term(1, 7), Term(1, 3), 1, 5)
+    assert said(effects)[-1] == Promise(Term(1, 7), Term(1, 3), 1, 0, 5)
     # The old primary is refused, and nothing of it is kept: the report stays true.
-    old = Append(Term(1, 3), Term(0, 0), 0, 1, 1, described([Entry(b"two")]))
+    old = Append(Term(1, 3), Term(0, 0), 0, 0, 1, 1, described([Entry(b"two")]))
     effects = homes["c"].do(Heard(peer("a"), pack(GROUP, old, [b"two"])))
     assert said(effects) == [Stale(Term(1, 7))]
     assert not [each for each in effects if isinstance(each, Save)]
@@ -126,7 +126,7 @@ def test_a_promise_survives_a_restart() -> None:
     homes["c"].do(Heard(peer("b"), pack(GROUP, Ask(Term(1, 7)))))
     homes["c"].stop()
     homes["c"].start()
-    old = Append(Term(1, 3), Term(0, 0), 0, 0, 0, described([Entry(b"one")]))
+    old = Append(Term(1, 3), Term(0, 0), 0, 0, 0, 0, described([Entry(b"one")]))
     effects = homes["c"].do(Heard(peer("a"), pack(GROUP, old, [b"one"])))
     assert said(effects) == [Stale(Term(1, 7))]
 
@@ -357,7 +357,7 @@ def test_a_sealed_group_acknowledges_nothing() -> None:
     assert not homes["a"].leads
     assert homes["a"].propose(b"late") == [Declined(1, "not the primary")]
     homes["b"].do(Turned((seats(2, "def"), seats(1, "abc"))))
-    old = Append(Term(1, 3), Term(0, 0), 0, 0, 0, described([Entry(b"one")]))
+    old = Append(Term(1, 3), Term(0, 0), 0, 0, 0, 0, described([Entry(b"one")]))
     effects = homes["b"].do(Heard(peer("a"), pack(GROUP, old, [b"one"])))
     assert said(effects) == [Stale(Term(2, 0))]
     assert homes["b"].replica.length == 0
@@ -395,6 +395,34 @@ def test_a_forced_epoch_begins_with_one_of_the_old_three_after_its_lease() -> No
     (leader,) = homes.leaders
     assert homes[leader].log == [b"one"]
     assert any(each.kind == "learn.forced" for each in homes[leader].of(Emit))
+
+
+def test_who_had_more_than_a_forced_epoch_began_with_gives_it_up() -> None:
+    homes = Homes("abcdef").start()
+    homes.cut("c")
+    for number in range(5):
+        homes["a"].propose(b"old %d" % number)
+        homes.run(60)  # so that rows say what was committed before them
+    assert homes["b"].replica.committed >= 4
+    homes["a"].stop()
+    homes["b"].stop()
+    homes.heal()
+    homes.turn(seats(2, "cde", started_ms=homes.now), "cde")
+    homes.run(2 * LEASE + 60 * BEAT)
+    (leader,) = homes.leaders
+    for number in range(9):  # until it is longer than what was lost
+        homes[leader].propose(b"new %d" % number)
+    homes.run(100)
+    for name in "ab":
+        homes[name].start((seats(2, "cde", started_ms=homes.now), seats(1, "abc")))
+    homes.turn(seats(3, "abc", started_ms=homes.now), "abcde")
+    homes.run(20 * BEAT)
+    (leader,) = homes.leaders
+    homes[leader].propose(b"more")
+    homes.run(2 * BEAT)
+    wanted = [b"new %d" % number for number in range(9)] + [b"more"]
+    assert [homes[name].log for name in "abc"] == [wanted] * 3
+    assert any(each.kind == "learn.lost" for each in homes["b"].of(Emit))
 
 
 def test_where_nobody_of_the_old_three_is_left_the_epoch_begins_with_what_others_know() -> None:

@@ -240,7 +240,7 @@ BLOBS = st.lists(
 ENTRIES = st.lists(st.builds(Entry, st.binary(max_size=80), BLOBS), max_size=5)
 PLAIN = st.one_of(
     st.builds(messages.Ask, TERMS),
-    st.builds(messages.Promise, TERMS, TERMS, INDEXES, INDEXES),
+    st.builds(messages.Promise, TERMS, TERMS, INDEXES, st.integers(0, 9), INDEXES),
     st.builds(messages.Stale, TERMS),
     st.builds(messages.Pull, TERMS, INDEXES),
     st.builds(messages.Report, TERMS, st.booleans(), INDEXES, INDEXES),
@@ -257,7 +257,7 @@ def test_messages_come_out_as_they_went_in(message: messages.Message) -> None:
 
 @given(TERMS, INDEXES, ENTRIES)
 def test_entries_come_out_as_they_went_in(term: Term, index: int, entries: list[Entry]) -> None:
-    said = messages.Append(term, NO_TERM, index, index, index, messages.described(entries))
+    said = messages.Append(term, NO_TERM, index, 2, index, index, messages.described(entries))
     group, message, parts = messages.unpack(
         messages.pack(GROUP, said, [each.body for each in entries])
     )
@@ -270,7 +270,7 @@ def test_entries_come_out_as_they_went_in(term: Term, index: int, entries: list[
 def test_snapshots_come_out_as_they_went_in(
     term: Term, index: int, state: bytes, blobs: tuple[Blob, ...]
 ) -> None:
-    said = messages.Install(term, NO_TERM, index, index, len(state), blobs)
+    said = messages.Install(term, NO_TERM, index, 2, index, len(state), blobs)
     _, message, parts = messages.unpack(messages.pack(GROUP, said, [state]))
     assert isinstance(message, messages.Install)
     assert messages.snapshot_of(message, parts) == Snapshot(index, state, blobs)
@@ -303,9 +303,9 @@ def test_what_is_too_much_is_refused() -> None:
         messages.unpack(plain + bytes(messages.MAX_FRAME))
     many = tuple(messages.Described(0, ()) for _ in range(messages.MAX_ENTRIES + 1))
     for said in (
-        messages.Append(Term(1, 3), NO_TERM, 0, 0, 0, many),
-        messages.Append(Term(1, 1 << 32), NO_TERM, 0, 0, 0, ()),
-        messages.Append(Term(-1, 3), NO_TERM, 0, 0, 0, ()),
+        messages.Append(Term(1, 3), NO_TERM, 0, 0, 0, 0, many),
+        messages.Append(Term(1, 1 << 32), NO_TERM, 0, 0, 0, 0, ()),
+        messages.Append(Term(-1, 3), NO_TERM, 0, 0, 0, 0, ()),
         messages.Pull(Term(1, 3), 1 << 48),
     ):
         with pytest.raises(MalformedError):

@@ -5,7 +5,13 @@ import pytest
 
 from protocols.effects import Blame, Save
 from protocols.errors import MalformedError
-from protocols.learn.claims import BadClaimError, Record, check_record
+from protocols.learn.claims import (
+    BadClaimError,
+    Endorsement,
+    Record,
+    check_record,
+    round_message,
+)
 from protocols.learn.messages import (
     Acked,
     Ask,
@@ -210,6 +216,21 @@ def test_below_the_quorum_no_patience_closes_a_round_but_a_lull_does():
     assert len(trio.advanced()[0].inputs) == 3
 
 
+def test_a_swarm_that_shrank_waits_for_as_many_as_there_were_and_no_lull():
+    trio = begun()
+    for learner in range(2):
+        trio.push(trio.claim(learner))
+    trio.now += 5 * PLAN.patience_ms  # a lull: only two of the plan's four came
+    trio.at(0, Tick())
+    assert trio.rounds[0].log.number == 1
+    for learner in range(2):
+        trio.push(trio.claim(learner))
+    assert trio.rounds[0].next_wake <= trio.now + PLAN.patience_ms
+    trio.now += PLAN.patience_ms
+    trio.at(0, Tick())
+    assert trio.rounds[0].log.number == 2
+
+
 def test_the_grace_follows_what_was_seen_and_not_the_patience():
     trio = begun(learners=4, patience_ms=60_000)
     for _ in range(12):
@@ -325,6 +346,28 @@ def test_a_failed_aggregate_is_tried_again():
     assert trio.rounds[2].log.number == 1
 
 
+def test_a_round_of_which_nothing_can_be_used_waits_for_something_that_can():
+    trio = begun()
+    trio.answers = False
+    for learner in range(4):
+        trio.push(trio.claim(learner))
+    trio.now += PLAN.patience_ms
+    trio.at(0, Tick())
+    bad = tuple(part.blob.digest for part in trio.aggregating.parts)
+    trio.at(0, NotAggregated(trio.aggregating.ticket, "not one", bad))
+    trio.aggregating = None
+    trio.now += 60 * PLAN.patience_ms
+    trio.at(0, Tick())
+    assert trio.aggregating is None
+    trio.push(trio.claim(7))
+    trio.now += 60 * PLAN.patience_ms
+    trio.at(0, Tick())
+    assert [part.source for part in trio.aggregating.parts] == [trio.learners[7].peer]
+    trio.aggregate()
+    assert trio.rounds[1].log.number == 1
+    assert not trio.rounds[1].log.pending, "the others are dropped"
+
+
 def test_an_answer_of_an_aggregate_that_is_no_more_is_not_proposed():
     trio = begun()
     trio.answers = False
@@ -397,6 +440,24 @@ def test_a_round_without_record_is_signed_by_the_next_epochs_group():
     (record,) = told.records
     assert record.round.epoch == 2
     check_record(REALM, record, tuple(key.peer for key in trio.seats), trio.keys.verify)
+
+
+def test_a_record_of_the_epoch_before_blames_nobody():
+    trio = begun()
+    trio.deaf = {key.peer for key in trio.seats}
+    play(trio, range(4))
+    decided = trio.rounds[0]._endorsing.open[0]
+    old = [trio.keys.new(f"replica of before {number}") for number in range(3)]
+    message = round_message(REALM, decided)
+    signed = tuple(Endorsement(key.peer, key.sign(message)) for key in old)
+    trio.rounds = [trio.new(number, epoch=2) for number in range(3)]
+    for body in trio.log:
+        trio.at(0, Committed(body))
+    record = Record(round=decided, by=signed)
+    told = Records(model=MODEL, group=0, oldest=0, number=1, base=GENESIS, records=(record,))
+    trio.effects.clear()
+    trio.at(0, Heard(old[0].peer, told))
+    assert not [effect for effect in trio.effects if isinstance(effect, Blame)]
 
 
 def test_whoever_missed_rounds_asks_for_them():

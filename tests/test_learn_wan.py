@@ -117,15 +117,17 @@ def test_an_aggregator_that_falls_silent_costs_a_bounded_wait(seed):
 
 
 @pytest.mark.parametrize("seed", range(1, 7))
-def test_whoever_is_cut_off_nothing_acked_is_lost_and_all_end_alike(seed):
+def test_whoever_is_cut_off_or_killed_nothing_acked_is_lost_and_all_end_alike(seed):
     wan = world(seed=seed, learners=9, regions=3)
     rng = wan.homes[0]._rng
     wan.run(2)
     for _ in range(4):
         wan.links.cut = set(rng.sample(range(9), rng.randint(1, 3)))
         wan.heap.run(wan.heap.now + rng.uniform(3, 15))
+        wan.homes[rng.randrange(9)].kill_learner()
         wan.links.cut = set()
         wan.heap.run(wan.heap.now + rng.uniform(1, 12))
+        wan.homes[rng.randrange(9)].kill_learner()
     closed = wan.closed
     wan.run(closed + 3, 200)
     assert wan.closed >= closed + 3, "rounds go on"

@@ -102,6 +102,22 @@ def test_sweeping_spares_what_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "blobs" / gone.hex()).exists()
 
 
+async def test_what_was_kept_without_a_sync_is_on_disk_when_it_was_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learner's own delta, which its own replica then vouches for."""
+    synced: list[Path] = []
+    monkeypatch.setattr("synapsed.training.blobs.sync_data", synced.append)
+    async with sides(tmp_path) as (one, _):
+        path = one.blobs.aside().with_name(name(DATA).hex())
+        path.write_bytes(DATA)
+        digest = one.blobs.take(path, durable=False)
+        assert synced == []
+        await one.exchange.fetch(one.id, MODEL, {digest: len(DATA)})
+        await one.exchange.fetch(one.id, MODEL, {digest: len(DATA)})
+        assert synced == [one.blobs.path(digest)]
+
+
 async def test_a_blob_is_fetched_once_and_counted(tmp_path: Path) -> None:
     async with sides(tmp_path) as (one, other):
         digest = other.blobs.put(DATA)

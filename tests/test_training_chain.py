@@ -209,6 +209,17 @@ def test_a_result_that_is_lost_is_asked_for_again(shelf: Shelf) -> None:
     assert shelf.chain.number == 1
 
 
+def test_results_that_do_not_make_their_head_are_fetched_again(shelf: Shelf) -> None:
+    shelf.grow(2)
+    shelf.compact()
+    shelf.grow(3)
+    shelf.chain.rewind()
+    assert shelf.chain.number == 2
+    assert shelf.replayed() == shelf.chain.head
+    shelf.again()
+    assert shelf.chain.number == 2
+
+
 def test_records_stay_although_their_results_went(shelf: Shelf) -> None:
     decided = shelf.made()
     assert shelf.chain.follow(decided)

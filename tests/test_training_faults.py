@@ -25,7 +25,7 @@ async def test_a_killed_primary_is_succeeded_and_comes_back_to_what_was_committe
         await first.start()
         await swarm.came(had + 5, *learners)
         await swarm.until(lambda: first.service is not None and first.rounds() >= had + 5)
-        assert len(swarm.heads(0, had + 5)) == 1
+        assert len(await swarm.heads(0, had + 5)) == 1
 
 
 async def test_a_killed_learner_goes_on_from_its_disk(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ async def test_a_killed_learner_goes_on_from_its_disk(tmp_path: Path) -> None:
         await killed.start()
         await swarm.came(had + 4, killed, other)
         assert killed.learns
-        assert len(swarm.heads(0, had + 4)) == 1
+        assert len(await swarm.heads(0, had + 4)) == 1
 
 
 async def test_a_new_epochs_group_goes_on_where_the_old_one_was_sealed(tmp_path: Path) -> None:
@@ -57,4 +57,4 @@ async def test_a_new_epochs_group_goes_on_where_the_old_one_was_sealed(tmp_path:
         await swarm.came(had + 3, *learners)
         assert {daemon for daemon in swarm.daemons if daemon.leads()} <= set(new)
         await swarm.until(lambda: not any(daemon.hosts() for daemon in old[:2]))
-        assert len(swarm.heads(0, had + 3)) == 1
+        assert len(await swarm.heads(0, had + 3)) == 1

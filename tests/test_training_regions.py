@@ -34,7 +34,7 @@ async def test_a_regions_deltas_go_to_the_primary_as_one_sum(tmp_path: Path) -> 
         await swarm.until(lambda: sums(region[0]) >= 2)
         had = region[0].rounds()
         await swarm.came(had, *region[:2])
-        assert len(swarm.heads(0, had)) == 1
+        assert len(await swarm.heads(0, had)) == 1
         assert any(daemon.of("training.summed") for daemon in region)
 
 

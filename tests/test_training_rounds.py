@@ -14,4 +14,4 @@ async def test_rounds_are_committed_and_every_learner_and_replica_has_the_same_v
             daemon.join()
         await swarm.came(3, *learners)
         for group in (0, 1):
-            assert len(swarm.heads(group, 3)) == 1
+            assert len(await swarm.heads(group, 3)) == 1

@@ -79,6 +79,7 @@ class Daemon:
 
     def __init__(self, world: "World", number: int) -> None:
         self.world = world
+        self.number = number
         self.identity = Identity(hashlib.sha256(b"daemon %d" % number).digest())
         self.folder = world.folder / f"daemon-{number}"
         self.events: list[dict[str, Any]] = []
@@ -110,12 +111,14 @@ class Daemon:
         if not self.store.has_block(self.world.model):
             imported = import_model(self.store, self.world.source)
             assert imported.cid == self.world.model
+        service: TrainingService | None = None
         self._scope = trio.CancelScope()
         with self._scope:
             async with trio.open_nursery() as nursery:
                 self.net = PipeNet(self.id, nursery)
                 self.compute = ToyCompute()
-                self.service = TrainingService(
+                self.compute.missing = self.number in self.world.missing
+                service = self.service = TrainingService(
                     self.folder / "training",
                     self.net,
                     self._connect,
@@ -124,6 +127,7 @@ class Daemon:
                     materials=Materials(self.store, NoFetch()),
                     compute=self.compute,
                     place=place_by_ledger,
+                    can_lead=lambda: not self.compute.missing and not self.compute.paused,
                     round_trip=self._round_trip,
                     settings=TrainingSettings(
                         replicas=ReplicaSettings(beat_ms=BEAT_MS),
@@ -138,9 +142,10 @@ class Daemon:
                 nursery.start_soon(self.service.run)
                 began.set()
                 await trio.sleep(math.inf)
-        assert self.service is not None
-        self.service.close()
-        self.service = None
+        assert service is not None
+        service.close()
+        if self.service is service:
+            self.service = None
 
     async def _round_trip(self, peer: bytes) -> float | None:
         await trio.lowlevel.checkpoint()
@@ -148,6 +153,17 @@ class Daemon:
 
     async def _connect(self, peer: bytes) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def pause(self) -> None:
+        """The owner wants the machine for something else."""
+        await self.compute.pause()
+        assert self.service is not None
+        self.service.able(False)
+
+    def resume(self) -> None:
+        self.compute.resume()
+        assert self.service is not None
+        self.service.able(True)
 
     def kill(self) -> None:
         """At once: what was not saved is lost."""
@@ -223,6 +239,7 @@ class World:
         self.epoch = 1
         self.members: list[bytes] = []
         self.index = OPENED - 10
+        self.missing: Sequence[int] = ()
         self.one_in = 8
         """Sums that one daemon recomputes."""
         self.round_trip: Callable[[bytes, bytes], float | None] = lambda _one, _other: None
@@ -275,13 +292,16 @@ class World:
         found = [daemon for daemon in self.daemons if daemon.leads(group)]
         return found[0] if len(found) == 1 else None
 
-    def heads(self, group: int, number: int) -> set[bytes]:
-        """The version after so many rounds, on all daemons that have got so far, two at least."""
-        running = [daemon for daemon in self.daemons if daemon.service is not None]
+    def heads_said(self, group: int, number: int) -> list[bytes]:
+        """The version after so many rounds, as each daemon that has got so far has it."""
+        running = [daemon for daemon in self.daemons if daemon.cut]
         records = [daemon.lineage.chains[group].record(number - 1) for daemon in running]
-        found = [record.round.head for record in records if record is not None]
-        assert len(found) > 1
-        return set(found)
+        return [record.round.head for record in records if record is not None]
+
+    async def heads(self, group: int, number: int) -> set[bytes]:
+        """The versions after so many rounds, of two daemons at least."""
+        await self.until(lambda: len(self.heads_said(group, number)) > 1)
+        return set(self.heads_said(group, number))
 
     async def came(self, rounds: int, *daemons: Daemon) -> None:
         """Wait until these have so many rounds of every group."""
@@ -307,12 +327,17 @@ def now_unix() -> int:
 
 @asynccontextmanager
 async def world(
-    folder: Path, daemons: int = 4, tensors: int = 2, one_in: int = 8, **fields: Any
+    folder: Path,
+    daemons: int = 4,
+    tensors: int = 2,
+    one_in: int = 8,
+    missing: Sequence[int] = (),
+    **fields: Any,
 ) -> AsyncIterator[World]:
-    """So many daemons, all of them members, none a learner yet."""
+    """So many daemons, all of them members, none a learner yet; those in `missing` lack torch."""
     async with trio.open_nursery() as nursery:
         made = World(folder, nursery, plan(**fields), tensors)
-        made.one_in = one_in
+        made.one_in, made.missing = one_in, missing
         made.daemons = [Daemon(made, number) for number in range(daemons)]
         made.members = [daemon.id for daemon in made.daemons]
         for daemon in made.daemons:

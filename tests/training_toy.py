@@ -19,7 +19,13 @@ from protocols.learn.partition import Group, groups_of, version_header
 from protocols.learn.plan import Phase, Plan
 from protocols.safetensors_header import header_length, parse_safetensors_header
 from synapsed.compute import wire
-from synapsed.compute.errors import BadHeadError, DivergedError, PausedError, UnloadedError
+from synapsed.compute.errors import (
+    BadHeadError,
+    DivergedError,
+    NotInstalledError,
+    PausedError,
+    UnloadedError,
+)
 from synapsed.store.shape import shape_of_file
 
 Files = Sequence[tuple[str, Path]]
@@ -44,6 +50,7 @@ class ToyCompute:
         self.asked: list[str] = []
         self.paused = False
         self.gates: dict[str, trio.Event] = {}
+        self.missing = False
         self.lies = False
         """Whether `combine` adds a little of its own."""
         self._open: dict[bytes, Open] = {}
@@ -57,6 +64,8 @@ class ToyCompute:
 
     async def _turn(self, what: str) -> None:
         self.asked.append(what)
+        if self.missing:
+            raise NotInstalledError("no torch")
         await trio.lowlevel.checkpoint()
         if (gate := self.gates.get(what)) is not None:
             await gate.wait()

@@ -60,6 +60,7 @@ from protocols.learn.messages import (
     Records,
     Refused,
     Said,
+    Stage,
     Watch,
 )
 from protocols.learn.primaries import Primaries
@@ -93,22 +94,37 @@ class Aggregator:
         """By the sum's digest, oldest first."""
         self._last: dict[int, Sum] = {}
         """Of each group, the last sum that was acknowledged: what it left is carried on."""
+        self._epoch = epoch
         self._watch_at = 0
 
     def handle(self, event: Event, now_ms: int) -> Effects:
         """What follows from `event` at `now_ms` (of a clock that never runs backwards)."""
+        effects = self._new_epoch(now_ms)
         match event:
             case Heard(peer, message):
-                return [*self._heard(peer, message, now_ms), *self._combine_due(now_ms)]
+                effects += self._heard(peer, message, now_ms)
             case Combined():
-                return self._combined(event, now_ms)
+                effects += self._combined(event, now_ms)
             case NotCombined(ticket, bad):
-                return self._not_combined(ticket, bad)
+                effects += self._not_combined(ticket, bad)
             case Restored(kept):
                 self._kept[kept.proof.sum.made.digest] = kept
-                return []
             case Tick():
-                return [*self._tick(now_ms), *self._combine_due(now_ms)]
+                effects += self._tick(now_ms)
+        return [*effects, *self._combine_due(now_ms)]
+
+    def _new_epoch(self, now_ms: int) -> Effects:
+        """It has other replicas, who know nobody that watches."""
+        if self._epoch == self.primaries.epoch:
+            return []
+        self._epoch = self.primaries.epoch
+        asked = [
+            Say(to, where)
+            for group, relay in self._relays.items()
+            if relay.watchers
+            for to, where in self.primaries.ask(group)
+        ]
+        return [*asked, *self._watch(now_ms)]
 
     # -- learners' deltas ---------------------------------------------------------------------
 
@@ -310,7 +326,16 @@ class Aggregator:
         )
         signature = self._sign(claim_message(self._set.realm, unsigned))
         said = msgspec.structs.replace(unsigned, signature=signature)
-        return [*effects, *self._keep(batch, said, now_ms), *self._send(batch, said, now_ms)]
+        effects += self._keep(batch, said, now_ms)
+        return [*effects, *self._stage(its), *self._send(batch, said, now_ms)]
+
+    def _stage(self, its: Made) -> Effects:
+        """To the replica in our region, if there is one that follows."""
+        near = self._set.nearest(self.primaries.replicas(its.group))
+        if near is None or near in (self._set.me, self.primaries.of(its.group)):
+            return []
+        blob = Blob(its.digest, its.size)
+        return [Say(near, Stage(model=self._set.model, group=its.group, blob=blob))]
 
     def _keep(self, batch: Batch, said: Sum, now_ms: int) -> Effects:
         claims = tuple(claim for _, (claim, _) in sorted(batch.claims.items()))
@@ -392,10 +417,7 @@ class Aggregator:
                 effects = self._overlapped(batch, said.learners, now_ms)
             case "not-leading" | "not-here":
                 effects += [Say(to, where) for to, where in self.primaries.ask(said.group)]
-            case "duplicate":
-                batch.state = "done"
-                effects += [Say(it, self._ack(made)) for it, (_, made) in batch.claims.items()]
-            case "base" | "stale" | "full" | "malformed":
+            case "base" | "stale" | "full" | "malformed" | "duplicate":
                 self._batches.remove(batch)
                 effects += [
                     Say(learner, msgspec.structs.replace(said, digest=made.digest, learners=()))
@@ -404,11 +426,14 @@ class Aggregator:
         return effects
 
     def _overlapped(self, batch: Batch, learners: tuple[bytes, ...], now_ms: int) -> Effects:
-        """These were taken before, by another way, so they have what they wanted: without them."""
+        """Of these another delta, or this one by another way, was taken before: without them. Only
+        the primary knows which, so they are not told Acked."""
         gone = batch.without(learners)
         if not gone:
             return self._dissolve(batch, "full")
-        effects: Effects = [Say(learner, self._ack(made)) for learner, made in gone]
+        effects: Effects = [
+            Say(learner, self._refused(made, "duplicate")) for learner, made in gone
+        ]
         if batch.claims:
             return [*effects, *self._combine(batch, now_ms)]
         self._batches.remove(batch)
@@ -451,7 +476,8 @@ class Aggregator:
             if group not in marks:
                 relay.watchers.pop(peer, None)
                 continue
-            began = began or not relay.watchers
+            behind = relay.number is not None and relay.number < marks[group]
+            began = began or behind or not relay.watchers
             relay.watch(peer, now_ms)
             told = relay.since(marks[group])
             effects += [] if told is None else [Say(peer, told)]

@@ -98,8 +98,8 @@ class AggregatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Learners that we serve: with 100 in 5 regions, 20 each, and room for a neighbour's."""
     may_learn: Callable[[bytes], bool] = lambda _peer: True
     nearest: Callable[[Sequence[bytes]], bytes | None] = lambda _peers: None
-    """Of a group's replicas, the one that sends us rounds: where one is in our region, a result
-    crosses to it once, for the log and for us. None: the primary."""
+    """Of a group's replicas, the one in our region (regions.nearest): it sends us rounds, and has
+    our sums for the log from us, so that each crosses to our region, or from it, once."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.fan_in <= MAX_FAN_IN:

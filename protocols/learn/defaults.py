@@ -13,18 +13,8 @@ RATE = 4000
 thousandths, and so was ours."""
 ZONE = 150
 """Ternary's dead zone: about 1.1 bits a value, each way."""
-RISE = (250, 500, 750)
-RISE_STEPS = 20
-"""Thousandths of the rate from random weights on, for so many inner steps each."""
-FALL = (938, 812, 688, 562, 438, 312, 188, 62)
-"""The same while it falls to nothing, in equal parts."""
-
-
-def rising(steps: int, zone: int = ZONE) -> tuple[Phase, ...]:
-    """From random weights: `steps` inner steps a round, so that moments form before the rate is
-    full."""
-    rounds = RISE_STEPS // steps
-    return tuple(Phase(rounds, steps, "ternary", "ternary", rate, zone) for rate in RISE)
+FALL = (875, 625, 375, 125)
+"""Thousandths of the rate while it falls, in equal parts."""
 
 
 def flat(steps: int, inner: int, zone: int = ZONE) -> tuple[Phase, ...]:
@@ -58,8 +48,6 @@ def plan(phases: tuple[Phase, ...], group_bytes: int = 2 << 20) -> Plan:
     )
 
 
-DEFAULT = plan(
-    rising(4, 120) + flat(4, 840, 120) + (Phase(1, 15, "ternary", "ternary", MILLE, 145),)
-)
+DEFAULT = plan((*flat(4, 900, 120), Phase(1, 15, "ternary", "ternary", MILLE, 145)))
 """From random weights often, then seldom, and for ever at the full rate: before what is learned is
 to be used, a training is cooled by another plan (`falling`)."""

@@ -106,8 +106,8 @@ class Endorsing:
     def adopt(self, record: Record) -> Record | None:
         """A record from elsewhere; None where it adds nothing. Raises BadClaimError."""
         decided = self.open.get(record.round.number)
-        if decided is None:
-            return None
+        if decided is None or record.round.epoch != self._epoch:
+            return None  # another epoch's is whole without us; ours comes by our own signatures
         check_record(self._realm, record, self._replicas, self._verify)
         if msgspec.structs.replace(record.round, epoch=self._epoch) != decided:
             raise MalformedError("a record of another round than the one committed here")

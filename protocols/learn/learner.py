@@ -113,6 +113,8 @@ class Learner:
         self._ask_at: dict[int, int] = {}
         self._asked: set[int] = set()
         """Groups of which nothing came by itself for long."""
+        self._far_at: dict[int, int] = {}
+        """When a record was last asked for that says which version to take."""
         self._news_at: dict[int, int] = {}
         self._interval: dict[int, int] = {}
         """Between a group's last two rounds."""
@@ -390,8 +392,8 @@ class Learner:
         target = following.skipping
         if target is not None and target is not skipping:
             effects.append(CatchUp(message.group, target.round.number + 1, target.round.head))
-        elif following.behind and message.oldest > following.number and not new:
-            # Too far behind for results: the newest record says which version to take.
+        elif self._too_far(message, now_ms) and not new:
+            # The newest record says which version to take.
             newest = max(message.number - 1, 0)
             ask = Ask(model=self._set.model, group=message.group, number=newest)
             effects.append(Say(peer, ask))
@@ -401,6 +403,17 @@ class Learner:
             effects += [*self._where(message.group), *self._watch(now_ms)]
         self._asked.discard(message.group)
         return effects
+
+    def _too_far(self, message: Records, now_ms: int) -> bool:
+        """Whether we are behind all results that are kept; looked at now and then."""
+        following, group = self.groups[message.group], message.group
+        if not following.behind or message.oldest <= following.number:
+            return False
+        asked = self._far_at.get(group)
+        if asked is not None and now_ms < asked + self._set.ask_ms:
+            return False
+        self._far_at[group] = now_ms
+        return True
 
     def _rest(self, group: int, now_ms: int, *, new: bool) -> None:
         """Look again in a while."""

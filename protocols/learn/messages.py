@@ -9,6 +9,7 @@
     Records    the answer to both: committed rounds, in order
     Where      who leads a group?
     Here       the answer, as far as the sender knows
+    Stage      aggregator to the replica in its region: you will need this sum for the log
     Endorse    replica to replica: my signature over a round that is committed
     Prove      anybody to an aggregator: what a sum of yours was made of
     Proof      the answer: the sum, and the signed claims behind it
@@ -180,6 +181,15 @@ class Here(Message, frozen=True, tag_field="say", tag="here"):
     number: Number
 
 
+class Stage(Message, frozen=True, tag_field="say", tag="stage"):
+    """This sum goes to the primary: have it here when the log brings it, so that it crosses to our
+    region once and not back. The receiver fetches it, if it is a replica, and says nothing."""
+
+    model: CidBytes
+    group: GroupNumber
+    blob: Blob
+
+
 class Endorse(Message, frozen=True, tag_field="say", tag="endorse"):
     """My signature over the round that we committed (claims.round_message)."""
 
@@ -227,6 +237,7 @@ Said = (
     | Records
     | Where
     | Here
+    | Stage
     | Endorse
     | Prove
     | Proof
@@ -258,6 +269,8 @@ def blobs_of(message: Said) -> tuple[Blob, ...]:
             found = [Blob(one.digest, one.size) for one in made if one.group in wanted]
         case Records():
             found = [Blob(one.round.result, one.round.size) for one in message.records]
+        case Stage():
+            found = [message.blob]
         case Proof():
             found = _proven(message)
         case Accuse(proof):

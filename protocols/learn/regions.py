@@ -14,7 +14,7 @@ An aggregator that keeps silent or refuses ("full") is left out for a while, and
 taken. Whoever was proven to have summed wrongly (audit.py) is left out altogether.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -78,6 +78,11 @@ class Regions:
         self._rtt.pop(peer, None)
         self.measured(peer, rtt_us)
 
+    @property
+    def known(self) -> Collection[bytes]:
+        """Whose round trip is known."""
+        return self._rtt.keys()
+
     def leave_out(self, peer: bytes, now_ms: int) -> None:
         """It was silent, or full."""
         self._left_out.pop(peer, None)
@@ -124,9 +129,18 @@ class Regions:
         return next(it for it in near if self._us(it) <= nearest * ALIKE + ALIKE_US)
 
     def _to_primaries(self, primaries: Mapping[int, bytes]) -> int | None:
-        """The median: most groups decide."""
-        known = sorted(self._us(peer) for peer in primaries.values() if self._known(peer))
-        return known[len(known) // 2] if known else None
+        """The farthest: what goes to it is what an aggregator saves, and a near one's groups lose
+        only a hop."""
+        return max(
+            (self._us(peer) for peer in primaries.values() if self._known(peer)), default=None
+        )
+
+    def nearest(self, peers: Sequence[bytes]) -> bytes | None:
+        """The one of these that is clearly nearer than another; None where none is."""
+        known = sorted((self._us(peer), peer) for peer in peers if self._known(peer))
+        if not known or known[0][0] * NEARER > known[-1][0] or known[-1][0] < WORTH_US:
+            return None
+        return known[0][1]
 
     def _known(self, peer: bytes) -> bool:
         return peer == self._me or peer in self._rtt

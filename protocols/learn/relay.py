@@ -78,19 +78,19 @@ class Relay:
     def since(self, number: int) -> Records | None:
         """What is here from that round on; None where no record is known."""
         records = tuple(self._records[at] for at in sorted(self._records) if at >= number)
-        return self._message(number, records)
+        return self._message(records)
 
     def message(self, record: Record) -> Records | None:
         """One, for the watchers."""
-        return self._message(record.round.number, (record,))
+        return self._message((record,))
 
-    def _message(self, oldest: int, records: tuple[Record, ...]) -> Records | None:
+    def _message(self, records: tuple[Record, ...]) -> Records | None:
         if self.number is None or self.base is None:
             return None
         return Records(
             model=self._model,
             group=self._group,
-            oldest=min(oldest, self.number),  # what is not here, replicas have
+            oldest=0,  # what is not here, replicas have
             number=self.number,
             base=self.base,
             records=records,

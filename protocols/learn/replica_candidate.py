@@ -62,7 +62,7 @@ class Candidate(Follower):
         self._log.promise(stand.term)
         self._follow(stand.term, None)
         own = self._log.place
-        promise = Promise(stand.term, own.accepted, own.length, self._born)
+        promise = Promise(stand.term, own.accepted, own.length, self._log.forced, self._born)
         stand.promises[self._me] = promise
 
     def _ask(self, now: int) -> None:
@@ -109,14 +109,23 @@ class Candidate(Follower):
         if not stand.decides(self._seats, self._first, forced):
             self._maybe_orphaned(stand, forced)
             return
-        for epoch in stand.forces(self._seats, forced):
+        unsealed = stand.forces(self._seats, forced)
+        for epoch in unsealed:
             self._emit("learn.forced", epoch=epoch)
         chosen, place = stand.best(self._me)
         stand.chosen, stand.heard_at = chosen, now
+        stand.forced = stand.term.epoch if unsealed else stand.promises[chosen].forced
         if chosen == self._me:
             self._win(place.accepted, place.length, now)
             return
-        stand.stage = Stage(self._log, stand.term, place.accepted, place.length, self._held)
+        stand.stage = Stage(
+            self._log,
+            stand.term,
+            place.accepted,
+            place.length,
+            forced=stand.forced,
+            held=self._held,
+        )
         self._pump(now)
         if self._stand is stand:
             self._pull(stand)
@@ -153,7 +162,7 @@ class Candidate(Follower):
         self._held.update(blob.digest for blob in snapshot.blobs)
         stand.chosen = self._me
         self._log.stage_snapshot(stand.term, snapshot)
-        self._log.take_over(stand.term, 0, snapshot, [])
+        self._log.take_over(stand.term, 0, snapshot, [], stand.term.epoch)
         self._reinstall()
         self._win(stand.term, self._log.length, self._heard_at)
 
@@ -214,7 +223,7 @@ class Candidate(Follower):
             # It is alive: whoever promised it waits for it as for a primary.
             self._wait(now, term)
             own = self._log.place
-            self._send(peer, Promise(term, own.accepted, own.length, self._born))
+            self._send(peer, Promise(term, own.accepted, own.length, self._log.forced, self._born))
 
     def _content(self, term: Term, peer: bytes, now: int) -> bool:
         """Whether there is a primary that is heard of, so that nobody need ask: else a replica

@@ -46,7 +46,14 @@ class Follower(Primary):
     def _stage_for(self, message: Append | Install) -> Stage:
         if self._stage is None or self._stage.term != message.term:
             self._drop_stage()
-            self._stage = Stage(self._log, message.term, message.source, message.start, self._held)
+            self._stage = Stage(
+                self._log,
+                message.term,
+                message.source,
+                message.start,
+                forced=message.forced,
+                held=self._held,
+            )
             self._pump_stage(self._stage)
         return self._stage
 

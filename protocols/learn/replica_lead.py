@@ -147,7 +147,8 @@ def append_of(
     """`what`: after which index, how many entries at most, and bytes."""
     prev, most, most_bytes = what
     entries = log.after(prev, most, most_bytes) if most else []
-    message = Append(term, source, start, log.committed, prev, described(entries))
+    shown = described(entries)
+    message = Append(term, source, start, log.forced, log.committed, prev, shown)
     return message, [entry.body for entry in entries]
 
 
@@ -155,5 +156,7 @@ def install_of(log: Log, term: Term, source: Term, start: int) -> Outgoing:
     """The log's snapshot."""
     snapshot = log.snapshot
     assert snapshot is not None, "a log without a base has no snapshot to send"
-    said = Install(term, source, start, snapshot.index, len(snapshot.state), snapshot.blobs)
+    said = Install(
+        term, source, start, log.forced, snapshot.index, len(snapshot.state), snapshot.blobs
+    )
     return said, [snapshot.state]

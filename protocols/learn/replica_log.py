@@ -67,6 +67,8 @@ class StateRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     segments: tuple[Segment, ...]
     committed: Index
     """At least so far; entries' rows may know more."""
+    forced: Epoch
+    """The last epoch that its log began by force; 0: none. What it had before may be gone."""
     established: Epoch
     """The newest epoch in which this replica knows something to be committed."""
     since: Index
@@ -117,6 +119,7 @@ class Log:
         self.entries: list[Entry] = []
         """Those after the snapshot."""
         self.committed = 0
+        self.forced = 0
         self.established = 0
         self.since = 0
         self.damaged = ""
@@ -188,6 +191,7 @@ class Log:
         self.promised, self.accepted = found.promised, found.accepted
         self.segments, self.committed = found.segments, found.committed
         self.established, self.since = found.established, found.since
+        self.forced = found.forced
         self._base_term = found.base_term
         return found
 
@@ -247,6 +251,7 @@ class Log:
             self._base_term,
             self.segments,
             self.committed,
+            self.forced,
             self.established,
             self.since,
         )
@@ -287,7 +292,12 @@ class Log:
         self._emit(Save(TABLE, self._snapshot_key(index, term), None))
 
     def take_over(
-        self, term: Term, keep: int, snapshot: Snapshot | None, staged: Sequence[Entry]
+        self,
+        term: Term,
+        keep: int,
+        snapshot: Snapshot | None,
+        staged: Sequence[Entry],
+        forced: int | None = None,
     ) -> None:
         """Accept `term`: the log is its first `keep` entries (or the staged snapshot instead; or,
         with a `keep` below the base, nothing) and the staged ones. One write changes it; the rows
@@ -302,6 +312,7 @@ class Log:
         self._trim_segments()
         self.entries.extend(staged)
         self.accepted = term
+        self.forced = self.forced if forced is None else forced
         self.promised = max(self.promised, term)
         self.committed = min(max(self.committed, self.base), self.length)
         self._save_state()
@@ -339,6 +350,7 @@ class Log:
     def _forget(self) -> None:
         self.snapshot, self.entries, self.segments = None, [], ()
         self.accepted, self.committed, self.established = NO_TERM, 0, 0
+        self.forced = 0
 
     def _rows(self) -> list[bytes]:
         """The keys of the snapshot and of each entry."""

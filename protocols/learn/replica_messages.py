@@ -68,6 +68,8 @@ class Promise(_Row, frozen=True, tag_field="t", tag=2):
     term: Term
     accepted: Term
     length: Index
+    forced: Epoch
+    """The last epoch that this log began by force; 0: none."""
     born: Index
     """Its disk remembers all that it said since this index of the ledger: it speaks for the epochs
     that began later, and for no other (rule 4)."""
@@ -102,6 +104,9 @@ class Append(_Row, frozen=True, tag_field="t", tag=5):
     the same log (rule 2)."""
     start: Index
     """Up to which that goes: a follower acknowledges nothing of `term` before it has all of it."""
+    forced: Epoch
+    """As in Promise: whoever last followed a primary of an epoch before has to begin from nothing,
+    because what it has as committed may be gone."""
     committed: Index
     prev: Index
     entries: Annotated[tuple[Described, ...], msgspec.Meta(max_length=MAX_ENTRIES)]
@@ -113,6 +118,7 @@ class Install(_Row, frozen=True, tag_field="t", tag=6):
     term: Term
     source: Term
     start: Index
+    forced: Epoch
     index: Index
     length: Annotated[int, msgspec.Meta(ge=0, le=MAX_STATE)]
     blobs: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=MAX_STATE_BLOBS)]

@@ -136,10 +136,11 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True):
     lease_ms: int = 60_000
     """A replica whose newest tick is older acknowledges nothing. A minute outlasts what a healthy
     council needs for a tick by far, and stays below what people wait for a stuck group."""
-    forced_leases: int = 2
+    forced_leases: int = 10
     """Leases, by the ledger's time after an epoch's entry, until a group may begin without the seal
-    of two of the epoch before: one that the last acknowledgement of the old ones may take, and one
-    for all that clocks are wrong by."""
+    of two of the epoch before. Two would be safe: one that the last acknowledgement of the old ones
+    may take, and one for all that clocks are wrong by. But who is only cut off, or reboots, is
+    taken for lost then, and with it what nobody else has: ten minutes outlast most of that."""
 
     def __post_init__(self) -> None:
         if self.beat_ms < 1 or self.patience_tenths < 11 or self.stagger_tenths < 1:

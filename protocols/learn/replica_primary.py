@@ -24,7 +24,7 @@ class Primary(Core):
         stand = self._stand
         assert stand is not None
         if self._log.accepted != stand.term:
-            self._log.take_over(stand.term, start, None, [])
+            self._log.take_over(stand.term, start, None, [], stand.forced)
         self._stand, self._stage = None, None
         self._lead = Lead(stand.term, source, start, self._others(), now)
         for peer, promise in stand.promises.items():

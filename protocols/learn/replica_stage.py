@@ -20,16 +20,20 @@ take minutes, ignores it."""
 class Stage:
     """What is received for one term: before `start` is reached beside the log, then as its end."""
 
-    def __init__(self, log: Log, term: Term, source: Term, start: int, held: set[bytes]) -> None:
-        """`held`: digests of blobs that are on disk, beside the log's own."""
+    def __init__(
+        self, log: Log, term: Term, source: Term, start: int, *, forced: int, held: set[bytes]
+    ) -> None:
+        """`forced`: as in Append; `held`: digests of blobs on disk, beside the log's own."""
         self._log = log
         self.term = term
         self.start = start
         self._held = held
         self._known = set(log.blobs())
         self.ready = log.accepted == term
-        self.lost = not self.ready and log.committed > start
-        """Whether what this disk has as committed is gone for good: only a forced epoch does
+        self._forced = forced
+        begun = log.committed > 0 and log.accepted != source and log.accepted.epoch < forced
+        self.lost = not self.ready and (begun or log.committed > start)
+        """Whether what this disk has as committed may be gone for good: only a forced epoch does
         that."""
         if self.ready:
             self.keep = log.length
@@ -162,7 +166,8 @@ class Stage:
     def _finish(self) -> bool:
         if self.ready or self.saved < self.start:
             return False
-        self._log.take_over(self.term, self.keep, self._snapshot, self._staged)
+        log = self._log
+        log.take_over(self.term, self.keep, self._snapshot, self._staged, self._forced)
         self.ready = True
         return True
 

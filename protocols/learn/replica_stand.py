@@ -29,6 +29,8 @@ class Stand:
         self.promises: dict[bytes, Promise] = {}
         self.chosen: bytes | None = None
         """Whose log is taken."""
+        self.forced = 0
+        """What that log's `forced` is from now on."""
         self.stage: Stage | None = None
         """That log on its way here, where it is another's."""
         self.heard_at = now

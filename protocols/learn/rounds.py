@@ -30,7 +30,6 @@ from protocols.effects import Blame, Emit, Save
 from protocols.envelope import Sign, Verify
 from protocols.errors import MalformedError
 from protocols.learn.claims import (
-    MILLE,
     Claim,
     Input,
     Made,
@@ -39,12 +38,10 @@ from protocols.learn.claims import (
     Sum,
     check_signed,
 )
-from protocols.learn.endorsing import Endorsing, Recall, record_size
-from protocols.learn.grace import FIRST_LULL, Arrivals, grace_of, learned, quorum_of
+from protocols.learn.closing import Closing
+from protocols.learn.endorsing import Endorsing, Recall
 from protocols.learn.messages import (
     MAX_NAMED,
-    MAX_RECORDS,
-    RECORDS_BYTES,
     Acked,
     Ask,
     Blob,
@@ -63,10 +60,8 @@ from protocols.learn.round_ports import (
     AGAIN_MS,
     KEEP_ROUNDS,
     MAX_FAN_IN,
-    MAX_WATCHERS,
     RETRY_MS,
     TABLE,
-    WATCH_MS,
     Advance,
     Aggregate,
     Aggregated,
@@ -96,6 +91,7 @@ from protocols.learn.roundlog import (
     encode_body,
     pending_of,
 )
+from protocols.learn.telling import Telling
 from protocols.peerscore import Fault
 
 
@@ -108,8 +104,6 @@ class Rounds:
         self._set = settings
         self._verify = verify
         self.log = RoundLog(settings.group, settings.genesis)
-        self.oldest = 0
-        """The first round whose result is still on our disk: the driver moves it."""
         self._endorsing = Endorsing(
             settings.realm,
             settings.me,
@@ -121,15 +115,12 @@ class Rounds:
         )
         self._term = NO_TERM
         self._primary: bytes | None = None
-        self._watchers: dict[bytes, int] = {}
+        self._telling = Telling(settings.model, self.log, self._endorsing)
         self._answers: dict[bytes, dict[bytes, None]] = {}
         """Who waits for an answer to which delta that is proposed, by digest."""
         self._coming: dict[tuple[int, bytes], bytes] = {}
         """(round, learner) of what is proposed and not committed, and its digest."""
-        self._now = self._arrivals = Arrivals()
-        self._past = Arrivals()
-        self._began = now_ms
-        self._lasted: int | None = None
+        self._closing = Closing(settings.plan, self.log, now_ms)
         self._ticket = self._tag = 0
         self._tags: dict[int, Pending | None] = {}
         """What was proposed: a delta, or (None) a round."""
@@ -138,6 +129,15 @@ class Rounds:
         self._not_before = now_ms
         self._again_at = now_ms
         self._kept: list[tuple[bytes, ...]] = []
+
+    @property
+    def oldest(self) -> int:
+        """The first round whose result is still on our disk: the driver moves it."""
+        return self._telling.oldest
+
+    @oldest.setter
+    def oldest(self, number: int) -> None:
+        self._telling.oldest = number
 
     @property
     def leading(self) -> bool:
@@ -244,9 +244,9 @@ class Rounds:
                 case Records():
                     effects = self._adopt(message)
                 case Watch():
-                    effects = self._watch(peer, message, now_ms)
+                    effects = [*self._telling.watch(peer, message, now_ms)]
                 case Ask():
-                    effects = [Say(peer, self._records(message.number))]
+                    effects = [Say(peer, self._telling.records(message.number))]
                 case Where():
                     effects = [Say(peer, self._here())]
                 case _:
@@ -269,8 +269,7 @@ class Rounds:
             return []
         for learner in found.learners:
             self._coming[(found.made.number, learner)] = digest
-        arrivals = self._arrivals if found.made.number == self.log.number else self._past
-        arrivals.came(now_ms, found.weight)
+        self._closing.came(found, now_ms)
         body = Taken(group=self._set.group, said=push.said)
         return [self._propose(body, (Blob(digest, found.made.size),), found)]
 
@@ -318,13 +317,9 @@ class Rounds:
         self._coming.clear()
         self._tags.clear()
         self._parts = None
-        self._arrivals, self._past = Arrivals(), Arrivals()
-        self._began = self._not_before = now_ms
-        if not self.leading:
-            return []
-        for found in self.log.fresh:
-            self._arrivals.came(now_ms, found.weight)
-        return self._endorse_again(now_ms)
+        self._not_before = now_ms
+        self._closing.led(now_ms)
+        return self._endorse_again(now_ms) if self.leading else []
 
     def _committed(self, data: bytes, now_ms: int) -> Effects:
         body = decode_body(data)
@@ -335,14 +330,10 @@ class Rounds:
             return [] if body.last is None else self._decided(body.last, None)
         if not changed:
             return []
-        self._past, self._arrivals = self._arrivals, Arrivals()
-        self._lasted, self._began = now_ms - self._began, now_ms
+        self._closing.closed(now_ms)
         self._parts = None
         inputs = tuple(entry.digest for entry in body.round.inputs)
         self._kept.append((*inputs, *body.dropped))
-        if self.leading:
-            for found in self.log.fresh:
-                self._arrivals.came(now_ms, found.weight)
         return [*self._decided(body.round, body.state), *self._release()]
 
     def _taken(self, body: Taken) -> Effects:
@@ -376,7 +367,7 @@ class Rounds:
         known = self._endorsing.record(said.number)
         if known is not None:
             signed = {one.replica for one in known.by}
-            return [] if peer in signed else [Say(peer, self._records(said.number, most=1))]
+            return [] if peer in signed else [Say(peer, self._telling.records(said.number, most=1))]
         record = self._endorsing.endorsed(peer, said)
         return [] if record is None else self._recorded(record)
 
@@ -391,10 +382,9 @@ class Rounds:
     def _recorded(self, record: Record) -> Effects:
         number = record.round.number
         key = record_key(self._set.model, self._set.group, number)
-        message = self._records(number, most=1)
         return [
             Save(TABLE, key, encode(record)),
-            *(Say(peer, message) for peer in self._watchers),
+            *self._telling.tell(number),
             Emit(
                 "learn.round",
                 {
@@ -406,88 +396,31 @@ class Rounds:
             ),
         ]
 
-    def _records(self, number: int, most: int = MAX_RECORDS) -> Records:
-        records: list[Record] = []
-        size = 0
-        number = max(number, self.oldest)
-        while len(records) < most and number < self.log.number:
-            record = self._endorsing.record(number)
-            if record is None:
-                break
-            size += record_size(record)
-            if records and size > RECORDS_BYTES:
-                break
-            records.append(record)
-            number += 1
-        return Records(
-            model=self._set.model,
-            group=self._set.group,
-            oldest=self.oldest,
-            number=self.log.number,
-            base=self.log.head,
-            records=tuple(records),
-        )
-
-    def _watch(self, peer: bytes, message: Watch, now_ms: int) -> Effects:
-        marks = {mark.group: mark.number for mark in message.marks}
-        number = marks.get(self._set.group)
-        self._watchers.pop(peer, None)
-        if number is None:
-            return []
-        while len(self._watchers) >= MAX_WATCHERS:
-            del self._watchers[next(iter(self._watchers))]
-        self._watchers[peer] = now_ms + WATCH_MS
-        # An answer without records, too: it says which round is open.
-        return [Say(peer, self._records(number))]
-
     # -- closing ------------------------------------------------------------------------------
 
     def _may_close(self, now_ms: int) -> Effects:
         if not self.leading or self._parts is not None or now_ms < self._not_before:
             return []
-        due = self._due(now_ms)
+        due = self._closing.due(now_ms)
         if due is None or now_ms < due:
             return []
-        found = sorted(self.log.pending.values(), key=lambda it: (it.source, it.made.digest))
         self._parts = tuple(
             Part(it.source, Blob(it.made.digest, it.made.size), it.weight, it.is_sum)
-            for it in found
+            for it in self._closing.usable()
         )
         self._ticket += 1
         return [Aggregate(self._ticket, self.log.number, self.log.head, self._parts)]
 
-    def _due(self, now_ms: int) -> int | None:
-        """When the open round closes, as things stand; None: not before something comes."""
-        log, plan, arrivals = self.log, self._set.plan, self._arrivals
-        if not log.pending:
-            return None
-        there = len(log.seen)
-        quorum = quorum_of(plan, len(log.seen_before))
-        if arrivals.quorum_at is None and there >= quorum:
-            arrivals.quorum_at = now_ms
-        if arrivals.quorum_at is None:
-            return (arrivals.last_at or self._began) + self._lull
-        expected = log.seen_before.keys() or None
-        if expected is not None and expected <= log.seen.keys() and there >= plan.learners:
-            return arrivals.quorum_at
-        return arrivals.quorum_at + grace_of(plan, log.spread)
-
-    @property
-    def _lull(self) -> int:
-        patience = self._set.plan.patience_ms
-        return FIRST_LULL * patience if self._lasted is None else patience + 2 * self._lasted
-
     def _aggregated(self, made: Aggregated) -> Effects:
         if made.ticket != self._ticket or self._parts is None or not self.leading:
             return []
-        bad = set(made.bad)
+        bad = set(made.bad) | (self._closing.bad & self.log.pending.keys())
         used = [
             Input(part.source, part.blob.digest, share, part.weight if part.is_sum else 0)
             for part, share in zip(self._parts, made.shares, strict=True)
             if part.blob.digest not in bad
         ]
-        sample = self._past.sample()
-        spread = self.log.spread if sample is None else learned(self.log.spread, sample)
+        spread = self._closing.spread()
         decided = Round(
             model=self._set.model,
             group=self._set.group,
@@ -508,14 +441,14 @@ class Rounds:
         if failed.ticket != self._ticket or self._parts is None:
             return []
         self._parts = None
-        self._not_before = now_ms + RETRY_MS
+        fewer = self._closing.cannot_use(failed.bad)
+        self._not_before = now_ms + (0 if fewer else RETRY_MS)
         return [Emit("learn.not-aggregated", {"group": self._set.group, "why": failed.why})]
 
     # -- time ---------------------------------------------------------------------------------
 
     def _repeat(self, now_ms: int) -> Effects:
-        for peer in [it for it, until in self._watchers.items() if until <= now_ms]:
-            del self._watchers[peer]
+        self._telling.expire(now_ms)
         return self._endorse_again(now_ms) if now_ms >= self._again_at else []
 
     def _endorse_again(self, now_ms: int) -> Effects:
@@ -529,13 +462,8 @@ class Rounds:
         times: list[int] = []
         if self._endorsing.open:
             times.append(self._again_at)
-        if self._watchers:
-            times.append(min(self._watchers.values()))
-        if self.leading and self._parts is None and self.log.pending:
-            arrivals = self._arrivals
-            due = self._due(arrivals.quorum_at or arrivals.last_at or self._began)
+        times += self._telling.watchers.values()
+        if self.leading and self._parts is None:
+            due = self._closing.wake()
             times += [] if due is None else [max(due, self._not_before)]
         return min(times, default=None)
-
-
-assert MILLE == 1000

@@ -103,6 +103,8 @@ WORK_S = 0.05
 """To encode, apply, sum or aggregate: a group of 4 MiB takes less."""
 RINGS = 100
 """Wakes of one daemon in one millisecond: more is a machine that does nothing when it is woken."""
+PULL_S = 20.0
+"""Until a blob that did not come is asked for again."""
 BLOB_ASK = 80
 """Bytes of a question for a blob, and of the answer before it."""
 
@@ -156,6 +158,8 @@ class Home:
         self.step_s = case.step_s * rng.uniform(1 - case.spread, 1 + case.spread)
         self._rng = rng
         self.blobs: set[bytes] = set()
+        self._holders: dict[bytes, bytes] = {}
+        """Who offered last what we pull."""
         self._pulling: dict[bytes, list[Callable[[], None]]] = {}
         self.places: dict[int, Place] = {}
         self.regions = Regions(self.me)
@@ -164,6 +168,7 @@ class Home:
         self.rounds_done = 0
         self.aggregated_by: bytes | None = None
         self.audited = 0
+        self._life = 0
         self.stopped = False
         """It trains no more."""
         self.encoded = 0
@@ -179,13 +184,8 @@ class Home:
             "me": self.me,
         }
         groups = tuple(range(case.groups))
-        self.learner = Learner(
-            LearnerSettings(**common, groups=groups),
-            wan.seats,
-            self.key.sign,
-            wan.verify,
-            EPOCH,
-        )
+        self._settings = LearnerSettings(**common, groups=groups)
+        self.learner = self._learner()
         self.aggregator: Aggregator | None = None
         if case.aggregators and self.me in wan.candidates:
             self.aggregator = Aggregator(
@@ -212,9 +212,32 @@ class Home:
             if self.me in wan.seats(group, EPOCH):
                 self.places[group] = self._place(group)
 
+    def _learner(self) -> Learner:
+        return Learner(self._settings, self.wan.seats, self.key.sign, self.wan.verify, EPOCH)
+
+    def kill_learner(self) -> None:
+        """Its process is killed and starts again: what it sent it has forgotten."""
+        old, self.learner = self.learner, self._learner()
+        self._life += 1
+        versions = {group: (it.number, it.head) for group, it in old.groups.items()}
+        self.tell_learner(Resumed(versions))
+        self.tell_learner(Routed(self.aggregated_by))
+
+    def _later(self, seconds: float, event: object) -> None:
+        """What the worker answers, to whoever asked."""
+        life = self._life
+
+        def answered() -> None:
+            if self._life == life:
+                self.tell_learner(event)
+
+        self.wan.heap.after(seconds, answered)
+
     def _nearest(self, peers: Sequence[bytes]) -> bytes | None:
-        rtt = self.wan.links.rtt_ms
-        return min(peers, key=lambda it: rtt(self.number, self.wan.number_of[it]), default=None)
+        for peer in peers:
+            if peer not in self.regions.known:
+                self.probe(peer)
+        return self.regions.nearest(peers)
 
     def _place(self, group: int) -> Place:
         wan, replicas = self.wan, self.wan.seats(group, EPOCH)
@@ -420,16 +443,16 @@ class Home:
             case Train() if self.stopped:
                 pass
             case Train(seq=seq, steps=steps):
-                heap.after(steps * self.step_s, self.tell_learner, Trained(seq))
+                self._later(steps * self.step_s, Trained(seq))
             case Encode(seq=seq, groups=groups):
-                heap.after(WORK_S, self._encode, seq, groups)
+                self._encode(seq, groups)
             case Apply(decided):
                 assert decided.result in self.blobs
                 event = Applied(decided.group, decided.number, decided.head)
-                heap.after(WORK_S, self.tell_learner, event)
+                self._later(WORK_S, event)
                 self.rounds_done += decided.group == 0
             case CatchUp(group, number, head):
-                heap.after(1.0, self.tell_learner, CaughtUp(group, number, head))
+                self._later(1.0, CaughtUp(group, number, head))
                 self.wan.wrong.append("a version was fetched whole")
             case Silent(aggregator):
                 self.regions.leave_out(aggregator, self.now)
@@ -453,10 +476,10 @@ class Home:
         for group in groups:
             number = self.learner.groups[group].number
             size = self.wan.sizes.delta(group, number, self.number)
-            made[group] = self._made(size, "delta", self.number, group, seq)
+            made[group] = self._made(size, "delta", self.number, self._life, group, seq)
             self.mine.add(made[group].digest)
         self.encoded += 1
-        self.tell_learner(Encoded(seq, made))
+        self._later(WORK_S, Encoded(seq, made))
 
     def _made(self, size: int, *of: object) -> Blob:
         blob = Blob(hashlib.sha256(repr(of).encode()).digest(), size)
@@ -536,11 +559,12 @@ class Home:
         for blob in lacking:
             waiting = self._pulling.setdefault(blob.digest, [])  # type: ignore[attr-defined]
             waiting.append(one)
+            self._holders[blob.digest] = peer  # type: ignore[attr-defined]
             if len(waiting) == 1:
-                self._pull(peer, blob)  # type: ignore[arg-type]
+                self._pull(blob)  # type: ignore[arg-type]
 
-    def _pull(self, peer: bytes, blob: Blob) -> None:
-        links, source = self.wan.links, self.wan.home(peer)
+    def _pull(self, blob: Blob) -> None:
+        links, source = self.wan.links, self.wan.home(self._holders[blob.digest])
 
         def asked() -> None:
             assert blob.digest in source.blobs, "asked for what is not there"
@@ -548,10 +572,15 @@ class Home:
 
         def arrived() -> None:
             self.blobs.add(blob.digest)
-            for waiting in self._pulling.pop(blob.digest):
+            for waiting in self._pulling.pop(blob.digest, ()):
                 waiting()
 
+        def again() -> None:
+            if blob.digest in self._pulling:
+                self._pull(blob)
+
         links.send(self.number, source.number, BLOB_ASK, "asks", asked)
+        self.wan.heap.after(PULL_S, again)
 
     def _hand_on(self, peer: bytes, message: Said) -> None:
         told = Told(peer, message)
@@ -582,7 +611,7 @@ class Home:
             case Proof():
                 self.tell_audit(told)
             case _:
-                pass
+                pass  # a Stage: it was fetched
 
     def _to_aggregator(self, told: Told) -> None:
         if self.aggregator is not None:

@@ -66,7 +66,9 @@ class TileChecks:
         self._wiped: dict[int, int] = {}
         """By node: the ledger's epoch when its disk was wiped."""
         self._forced = 0
-        """The last epoch that began by force."""
+        """The last epoch that a candidate had by force."""
+        self._may_lose = False
+        """Whether that log, or one taken over from it, has not begun an epoch yet."""
         self.terms = 0
         self._world.on_other.append(self._other)
         self._world.on_emit.append(self._emitted)
@@ -145,7 +147,7 @@ class TileChecks:
     def _begins_by_force(self, node: Node) -> bool:
         """Whether it commits the log that a forced epoch begins with: less, or other than was."""
         term = self._accepted(node)
-        return bool(self._forced) and term.epoch == self._forced and term > self._opened
+        return self._may_lose and term.epoch >= self._forced and term > self._opened
 
     def _given_up(self, node: Node) -> bool:
         """Whether it still goes by a log that a forced epoch has given up."""
@@ -162,13 +164,15 @@ class TileChecks:
             raise ViolationError(
                 "old-term", f"{node.name} begins {words(term)} after {words(self._opened)}"
             )
+        forced = self._may_lose and term.epoch >= self._forced
+        self._may_lose = self._may_lose and not forced
         self._opened = term
         replica, fold = self._town.daemon(node).replica, self._town.daemon(node).fold
         assert replica is not None
         if self._world.telling:
             self._world.tell("leads", f"leads {words(term)} from {replica.committed}", node)
         if replica.committed < self.newest:
-            if term.epoch != self._forced:
+            if not forced:
                 lost = [n for n in self.acked if n > replica.committed]
                 check = "lost-acked" if lost else "lost-committed"
                 raise ViolationError(
@@ -177,7 +181,7 @@ class TileChecks:
                 )
             self._give_up(replica.committed)
         if self.chains.get(fold.index) != fold.chain:
-            if term.epoch != self._forced:
+            if not forced:
                 raise ViolationError("one-state", f"{node.name} folds differently at {fold.index}")
             self._give_up(fold.index - 1)
             self.chains[fold.index] = fold.chain
@@ -196,6 +200,7 @@ class TileChecks:
             replica = self._town.daemon(node).replica
             assert replica is not None
             self._forced = max(self._forced, replica.promised.epoch)
+            self._may_lose = True
         if emit.kind == "learn.replica-damaged":
             raise ViolationError("damaged", f"{node.name}, whose disk is whole: {emit.fields}")
         if emit.kind == "learn.lost" and not self._forced:

@@ -27,12 +27,13 @@ from simnet.virtual.tilechecks import TileChecks
 from simnet.virtual.tiledaemon import LEDGER, OFFER, LedgerSays, TileDaemon
 from simnet.virtual.world import ViolationError, World
 
-SETTINGS = ReplicaSettings(lease_ms=8000)
-"""A lease that a run of 40 s sees the end of, several times; the rest as daemons have it."""
+SETTINGS = ReplicaSettings(lease_ms=8000, forced_leases=2)
+"""A lease that a run of 40 s sees the end of, several times, and epochs that are forced as early as
+is safe; the rest as daemons have it."""
 MARGIN_MS = 4000
 """Of births: half a lease, as by default."""
 TICK_S = 1.0
-TOLD = 4
+TOLD = 12
 """Epochs that the ledger's node tells at once: who slept through more is in no group of them."""
 FIRST = 1
 """The epoch in which the training was opened."""

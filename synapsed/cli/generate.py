@@ -30,7 +30,9 @@ def generate(
     temperature: Annotated[
         float, typer.Option(min=0, max=10, help="0 takes the likeliest token each time.")
     ] = 0.8,
-    seed: Annotated[int, typer.Option(min=0, help="The same one draws the same text.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=said.MAX_SEED, help="The same one draws the same text.")
+    ] = 0,
 ) -> None:
     """Text from a model that is here; of one in training, from its newest ratified checkpoint."""
     asked = said.GenerateRequest(
@@ -59,7 +61,7 @@ def new(
     cli: Cli,
     kind: Annotated[str, typer.Argument(metavar="KIND", help="tiny-moe")],
     name: Annotated[str, typer.Option(help="Its name; else the kind's.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of its weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=said.MAX_SEED, help="Of its weights.")] = 0,
 ) -> None:
     """Make a model with fresh weights, import and announce it."""
     asked = said.NewModelRequest(kind=kind, seed=seed, name=name)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from protocols.changes import MAX_MARGIN, MAX_WINDOWS, MIN_WINDOWS
 from synapsed.cli.common import Cli, command, path_of
 from synapsed.cli.manifests import read_manifest
 from synapsed.cli.model import ModelName
@@ -39,9 +40,17 @@ def propose(
             "--evaluation", metavar="FILE", parser=path_of, help="The text that judges checkpoints."
         ),
     ],
-    windows: Annotated[int, typer.Option(help="Of it that judge one checkpoint.")] = 128,
+    windows: Annotated[
+        int,
+        typer.Option(min=MIN_WINDOWS, max=MAX_WINDOWS, help="Of it that judge one checkpoint."),
+    ] = 128,
     margin: Annotated[
-        int, typer.Option(help="By which one must be better: millionths of a nat a token.")
+        int,
+        typer.Option(
+            min=1,
+            max=MAX_MARGIN,
+            help="By which one must be better: millionths of a nat a token.",
+        ),
     ] = 2000,
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="TOML or JSON; else the default.")
@@ -210,4 +219,20 @@ def _training(out: "Output", each: said.TrainingSaid) -> None:
             for group in each.groups
         ),
         empty="its tile groups are not known yet",
+    )
+    if not each.checkpoints:
+        return
+    from synapsed.cli.output import short_cid  # noqa: PLC0415
+
+    out.line("")
+    out.table(
+        ("CHECKPOINT", "INDEX>", "BETTER BY>", "FROM>", "TO>"),
+        (
+            (
+                short_cid(one.model),
+                str(one.index),
+                *(f"{it:.4f}" for it in (one.mean, one.low, one.high)),
+            )
+            for one in reversed(each.checkpoints)
+        ),
     )

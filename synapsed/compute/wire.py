@@ -75,6 +75,12 @@ class Blob(_Message, frozen=True):
     size: Size
 
 
+class StateFile(_Message, frozen=True):
+    """The outer optimiser's state after a round: large, said to nobody, so not named by a hash."""
+
+    path: Path
+
+
 class Version(_Message, frozen=True):
     """A group's values as a file (protocols/learn/partition.py); `head` is its TensorBlock root."""
 
@@ -423,7 +429,7 @@ class Aggregated(_Message, frozen=True, tag=110):
 
     number: Word
     result: Blob
-    state: Blob | None
+    state: StateFile | None
     version: Version
     shares: tuple[Annotated[int, msgspec.Meta(ge=0, le=MILLE)], ...]
     """Of the inputs, in order, in thousandths."""

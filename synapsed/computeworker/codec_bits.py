@@ -1,6 +1,7 @@
 """Small values in bytes, the first in the lowest bits; eight or four at a time.
 
-Multiplying moves each to its place in the uppermost byte, where nothing carries.
+Multiplying moves each to its place in the uppermost byte, where nothing carries. On a CPU numpy
+does single bits two to five times as fast.
 """
 
 from functools import cache
@@ -24,16 +25,20 @@ def pairs_together(symbols: Tensor) -> Tensor:
 
 def pack_bits(bits: Tensor) -> Tensor:
     """Any number of bits, one-dimensional; the last byte is filled with zeros."""
+    if bits.device.type == "cpu":
+        return torch.from_numpy(numpy.packbits(bits.numpy(), bitorder="little"))
     return bits_together(torch.nn.functional.pad(bits, (0, -len(bits) % 8)))
 
 
 def unpack_bits(packed: Tensor) -> Tensor:
     """All bits of all bytes, a byte each."""
+    if packed.device.type == "cpu":
+        return torch.from_numpy(numpy.unpackbits(packed.numpy(), bitorder="little"))
     return bit_table().to(packed.device).index_select(0, packed.to(torch.int32)).reshape(-1)
 
 
 def places_of(ones: Tensor) -> Tensor:
-    """Where a 1 is among bytes that are 0 or 1, int64. On a CPU numpy is five times as fast."""
+    """Where a 1 is among bytes that are 0 or 1, int64."""
     if ones.device.type != "cpu":
         return ones.nonzero()[:, 0]
     return torch.from_numpy(numpy.flatnonzero(ones.numpy().view(numpy.bool_)))
@@ -42,17 +47,24 @@ def places_of(ones: Tensor) -> Tensor:
 def pack_words(words: Tensor, width: int) -> Tensor:
     """Numbers of `width` bits each, of which only so many are looked at."""
     small = words.to(torch.uint8 if width <= 8 else torch.int32)
-    places = torch.arange(width, device=words.device, dtype=small.dtype)
-    return pack_bits((small[:, None] >> places & 1).to(torch.uint8).reshape(-1))
+    bits = torch.empty(len(words), width, dtype=torch.uint8, device=words.device)
+    for place in range(width):
+        bits[:, place] = small >> place & 1
+    return pack_bits(bits.reshape(-1))
 
 
 def unpack_words(packed: Tensor, count: int, width: int) -> Tensor | None:
-    """The numbers, int64; None if bits behind the last are set."""
+    """The numbers, of some type of integers; None if bits behind the last are set."""
     bits = unpack_bits(packed)
     if bool(bits[count * width :].any()):
         return None
-    places = torch.arange(width, device=packed.device)
-    return (bits[: count * width].view(count, width).to(torch.int64) << places).sum(1)
+    table = bits[: count * width].view(count, width)
+    words = torch.zeros(
+        count, dtype=torch.uint8 if width <= 8 else torch.int32, device=packed.device
+    )
+    for place in range(width):
+        words |= table[:, place].to(words.dtype) << place
+    return words
 
 
 @cache

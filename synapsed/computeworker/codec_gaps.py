@@ -27,7 +27,7 @@ def encode_gaps(codec: int, grid: Tensor, scales: Tensor, levels: Tensor, shape:
     places = places_of(levels.reshape(-1) & 1)
     rows = places >> shape.block.bit_length() - 1
     if codec == TERNARY:
-        symbols, value_bits = (levels.reshape(-1)[places] & 2) >> 1, 1
+        symbols, value_bits = (levels.reshape(-1).index_select(0, places) & 2) >> 1, 1
     else:
         values = grid.reshape(-1)[places, None]
         symbols, value_bits = two_bits(values, scales[rows] * TOP_CUT)[:, 0], 2
@@ -47,7 +47,8 @@ def decode_gaps(codec: int, gaps: Gaps, raw: Tensor, scales: Tensor, shape: Shap
     levels = LEVELS[ONE_BIT if codec == TERNARY else TOP_K]
     table = torch.tensor(levels, dtype=torch.float32, device=raw.device)
     flat = torch.zeros(len(scales) * shape.block, device=raw.device)
-    flat[places] = table[symbols] * scales[places >> shape.block.bit_length() - 1]
+    rows = places >> shape.block.bit_length() - 1
+    flat[places] = table.index_select(0, symbols.to(torch.int32)) * scales.index_select(0, rows)
     return flat.view(-1, shape.block)
 
 

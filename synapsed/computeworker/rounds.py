@@ -81,11 +81,12 @@ def aggregate(asked: wire.Aggregate, passage: Passage) -> wire.Aggregated:
     state = _outer(asked.state, base)
     result = state.step(asked.plan, asked.round, found.mean, base)
     version = write_version(asked.group, tiles, outer.apply(base, result), asked.folder)
+    blob = write_blob(asked.folder, [result])
     shares = iter(found.shares)
     return wire.Aggregated(
         asked.number,
-        write_blob(asked.folder, [result]),
-        write_blob(asked.folder, [state.save()]),
+        blob,
+        _write_outer(asked, state, f"{blob.digest.hex()}.outer"),
         version,
         tuple(0 if at in bad else next(shares) for at in range(len(asked.inputs))),
         bad,
@@ -199,5 +200,15 @@ def _outer(path: str, base: list[Tensor]) -> outer.Outer:
         found = outer.Outer.load(read(path, MAX_OUTER))
     except (SafetensorError, KeyError, ValueError):
         return fresh  # cut off by losing power: as a successor begins that never had it
-    sizes = [value.numel() for value in found.velocity]
+    found.velocity = found.velocity or fresh.velocity
+    sizes = [value.numel() for value in found.left.residual]
     return found if sizes == [value.numel() for value in base] else fresh
+
+
+def _write_outer(asked: wire.Aggregate, state: outer.Outer, name: str) -> wire.StateFile:
+    """Without a velocity that the next round would multiply by nothing: half of the state."""
+    if not asked.plan.outer_momentum and not state.steps:
+        state.velocity = []
+    path = str(Path(asked.folder) / name)
+    write_whole(path, [state.save()])
+    return wire.StateFile(path)

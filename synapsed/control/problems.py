@@ -210,7 +210,11 @@ _EXIT_BY_STATUS = {
     504: EXIT_TIMED_OUT,
 }
 # For an error that comes after the headers, when there is no status left to read.
-_EXIT_BY_CODE = {"timed-out": EXIT_TIMED_OUT, "wrong-network": EXIT_REFUSED}
+_EXIT_BY_CODE = {
+    "timed-out": EXIT_TIMED_OUT,
+    "wrong-network": EXIT_REFUSED,
+    "compute-paused": EXIT_REFUSED,
+}
 
 
 def status_of(error: SynapseError) -> int:

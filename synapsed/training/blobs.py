@@ -86,6 +86,8 @@ class Blobs:
                 if len(entry.name) == 2 * DIGEST
             }
         self._came = dict.fromkeys((*self._sizes, *self._roots), time.monotonic())
+        self.unsynced: set[bytes] = set()
+        """Blobs that a power cut may still take."""
         self.promised = 0
         """Bytes that are on their way, and counted as if they were here."""
 
@@ -170,8 +172,11 @@ class Blobs:
             self.end(incoming, keep=True)
         return digest
 
-    def take(self, path: Path) -> bytes:
-        """Keep a file that the worker wrote, and named by its sha256, by moving it; its digest."""
+    def take(self, path: Path, *, durable: bool = True) -> bytes:
+        """Keep a file that the worker wrote, and named by its sha256, by moving it; its digest.
+
+        Where it is not `durable`, `sync` it before anybody is told that it is on disk.
+        """
         if self.has(bytes.fromhex(path.name)):
             self._came[bytes.fromhex(path.name)] = time.monotonic()
             path.unlink(missing_ok=True)  # two groups may have learned the same
@@ -183,10 +188,22 @@ class Blobs:
                 found.update(part)
                 size += len(part)
         digest = found.digest()
-        sync_data(path)
-        self._name(path, self._blobs, digest)
+        if durable:
+            sync_data(path)
+            self._name(path, self._blobs, digest)
+        else:
+            with disk_errors(path, "keeping"):
+                os.rename(path, self._blobs / digest.hex())
+            self.unsynced.add(digest)
         self._add(self._sizes, digest, size)
         return digest
+
+    def sync(self, digest: bytes) -> None:
+        """Have a blob on disk that was kept without. BlobUnknownError, DiskError."""
+        sync_data(self.path(digest))
+        with disk_errors(self._blobs, "saving in"):
+            fsync_dir(self._blobs)
+        self.unsynced.discard(digest)
 
     def take_version(self, path: Path, root: bytes | None = None) -> bytes:
         """Keep a version's file by moving it; its root. Raises WrongBlobError where that is not
@@ -234,5 +251,6 @@ class Blobs:
         for name in gone:
             (folder / name.hex()).unlink(missing_ok=True)
             self._came.pop(name, None)
+            self.unsynced.discard(name)
             freed += sizes.pop(name)
         return freed

@@ -191,6 +191,13 @@ class Chain:
         key = record_key(self.lineage, self.group.number, record.round.number)
         self._save([Change(TABLE, key, encode(record))])
 
+    def rewind(self) -> None:
+        """What a replay came to is not what was committed: the results behind the base are not
+        what they were (a disk that lost or changed them), and are fetched again."""
+        behind = self.behind
+        self.blobs.drop([decided.result for decided in behind])
+        self._forget([decided.number for decided in behind])
+
     # -- compaction --------------------------------------------------------------------------------
 
     def due(self) -> str:

@@ -58,7 +58,14 @@ def compose(
         can_lead=lambda: not compute.paused and is_installed(),
         round_trip=pinged(net, reach),
     )
-    ledger.on_changed.append(follower(ledger, service))
+    changed = follower(ledger, service)
+    ledger.on_changed.append(changed)
+
+    async def look() -> None:
+        await ledger.wait_loaded()
+        changed()
+
+    service.first_look = look
     return service
 
 

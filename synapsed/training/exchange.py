@@ -145,7 +145,7 @@ class Exchange:
         raise BlobUnknownError(f"nobody who was asked gave version {root.hex()[:16]}")
 
     async def _once(self, peer: bytes, model: bytes, kind: Kind, name: bytes, size: int) -> None:
-        """Unless it is here; where another task fetches it already, wait for that one."""
+        """Have it on disk: unless it is here; where another task fetches it, wait for that one."""
         shelf = self.shelves[model]
         while not self._here(shelf, kind, name):
             if (other := self._coming.get((model, name))) is not None:
@@ -157,6 +157,8 @@ class Exchange:
             finally:
                 del self._coming[model, name]
                 done.set()
+        if name in shelf.unsynced:
+            await _thread(partial(shelf.sync, name))
 
     @staticmethod
     def _here(shelf: Blobs, kind: Kind, name: bytes) -> bool:

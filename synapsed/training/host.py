@@ -14,9 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,6 +41,7 @@ from synapsed.store.db import Change
 from synapsed.training.chain import MAX_RECORD, Chain
 from synapsed.training.errors import BlobUnknownError, WrongHeadError
 from synapsed.training.post import Post
+from synapsed.training.workbench import Workbench, compact
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +55,6 @@ MAX_PULLING = 64
 
 def _ignored(_number: int) -> None:
     """For rounds that nobody waits for."""
-
-
-class Working(msgspec.Struct, frozen=True):
-    """A version of the group as a file, and the outer optimiser's state after it."""
-
-    head: bytes
-    path: Path
-    state: Path | None
 
 
 class Host:
@@ -82,10 +73,12 @@ class Host:
         born: int,
         can_lead: bool,
         max_delta: int,
+        check: Callable[[Record], None],
         established: Callable[[int], None] = _ignored,
         may_aggregate: Callable[[bytes], bool] = lambda _peer: True,
     ) -> None:
-        """`chain` is ready; `established` is told of epochs in which something was committed;
+        """`chain` is ready; `check` raises SynapseError for a record that proves nothing;
+        `established` is told of epochs in which something was committed;
         `may_aggregate` says whose sums are taken. The others as Replica has them."""
         self.chain = chain
         self.group: Group = chain.group
@@ -93,6 +86,7 @@ class Host:
         self._plan = plan
         self._max_delta = max_delta
         assert genesis is not None
+        self._check = check
         self._may_aggregate = may_aggregate
         self.on_record: Callable[[Record], None] = lambda _record: None
         self.on_sum: Callable[[Sum], None] = lambda _said: None
@@ -144,9 +138,7 @@ class Host:
         self._entries: set[bytes] = set()
         """Blobs of the log's entries, until the log says Release."""
         self._pulling: set[tuple[bytes, int]] = set()
-        self._made: dict[bytes, Working] = {}
-        self._working: Working | None = None
-        self._lock = trio.Lock()
+        self._bench = Workbench(post, chain, plan, self._number_of)
         self._poked = trio.Event()
         self._behind = False
         self._linked = trio.Event()
@@ -322,8 +314,7 @@ class Host:
 
     async def _bring(self, named: bytes, blobs: dict[bytes, int]) -> None:
         """Blobs of entries: of whoever named them, else of the others."""
-        others = [peer for peer in self.seats[0].replicas if peer not in (named, self._post.me)]
-        for peer in (named, *others):
+        for peer in dict.fromkeys((named, *self._others)):
             try:
                 await self._post.exchange.fetch(peer, self._post.lineage, blobs)
             except (NetError, BlobUnknownError) as error:
@@ -481,12 +472,7 @@ class Host:
 
     def _advance(self, decided: Round) -> None:
         """A round is committed: the chain has one link more, if it reaches so far."""
-        made = self._made.pop(decided.result, None)
-        if made is not None and made.head == decided.head:
-            self._work_on(made)
-        for gone in self._made.values():
-            self._discard(gone)
-        self._made.clear()
+        self._bench.committed(decided)
         try:
             if self.chain.number == decided.number and self._post.blobs.has(decided.result):
                 self.chain.follow(decided)
@@ -496,6 +482,7 @@ class Host:
         except WrongHeadError as error:
             log.error("group %d: %s", self.group.number, error)
             self._post.tell("training.diverged", group=self.group.number, why=str(error))
+            self.chain.rewind()
             self._catch_up()
         self._post.tell(
             "training.round",
@@ -508,6 +495,11 @@ class Host:
         )
         self.on_advanced(decided.number)
 
+    @property
+    def _others(self) -> list[bytes]:
+        """The group's other replicas; all three of the newest epoch's, where we are none."""
+        return [peer for peer in self.seats[0].replicas if peer != self._post.me]
+
     def _catch_up(self) -> None:
         """Our versions lack rounds that our log has: ask the other two for them."""
         if not self._behind:
@@ -516,23 +508,23 @@ class Host:
 
     async def _ask(self) -> None:
         while self.chain.number < self.rounds.log.number:
-            for peer in self.seats[0].replicas:
-                if peer != self._post.me:
-                    wanted = messages.Ask(
-                        model=self._post.lineage, group=self.group.number, number=self.chain.number
-                    )
-                    self._post.say(peer, wanted)
+            wanted = messages.Ask(
+                model=self._post.lineage, group=self.group.number, number=self.chain.number
+            )
+            for peer in self._others:
+                self._post.say(peer, wanted)
             await trio.sleep(FETCH_AGAIN_S)
         self._behind = False
 
     async def _records(self, peer: bytes, said: messages.Records) -> None:
-        """Rounds that we lack, from another replica; we check them against our own log's head."""
+        """Rounds that we lack, from whoever has them, each proven."""
         known = [one for one in said.records if self.chain.record(one.round.number) is None]
         self._tell_rounds(rounds.Heard(peer, msgspec.structs.replace(said, records=tuple(known))))
         try:
             for record in said.records:
                 decided = record.round
                 if decided.number == self.chain.number and decided.number < self.rounds.log.number:
+                    self._check(record)
                     blobs = {decided.result: decided.size}
                     await self._post.exchange.fetch(peer, self._post.lineage, blobs)
                     self.chain.follow(decided)
@@ -551,23 +543,6 @@ class Host:
             self._linked.set()
             self.rounds.oldest = self.chain.oldest
 
-    async def working(self, head: bytes) -> Working:
-        """The version `head` as a file. BlobUnknownError, ComputeError."""
-        async with self._lock:
-            if self._working is not None and self._working.head == head:
-                return self._working
-            number = await self._number_of(head)
-            how = self.chain.replay(number)
-            if not how.links:
-                return self._work_on(Working(head, how.path, None))
-            began = trio.current_time()
-            made = await self._post.compute.advance(
-                self.group.number, how.path, how.links, self._out
-            )
-            if number == self.chain.number:
-                self.chain.replay_ms = 1e3 * (trio.current_time() - began)
-            return self._work_on(Working(head, Path(made.path), None))
-
     async def _number_of(self, head: bytes) -> int:
         """Which version that is; one that our log has, and our chain will. BlobUnknownError."""
         with trio.move_on_after(CATCH_UP_S):
@@ -580,93 +555,21 @@ class Host:
                 await self._linked.wait()
         raise BlobUnknownError(f"version {head.hex()[:16]} is not here, and nobody gave it")
 
-    def _work_on(self, working: Working) -> Working:
-        """The current version's file is another: the one before goes."""
-        before, self._working = self._working, working
-        if before is not None and before.head != working.head:
-            self._discard(before)
-        return working
-
-    def _discard(self, gone: Working) -> None:
-        """Files that only we knew; a base stays."""
-        if gone.path.is_relative_to(self._out):
-            gone.path.unlink(missing_ok=True)
-        if gone.state is not None:
-            gone.state.unlink(missing_ok=True)
-
-    @property
-    def _out(self) -> Path:
-        """Where the worker writes."""
-        return self._post.blobs.folder / "tmp" / f"group-{self.group.number}"
-
     async def _aggregate(self, wanted: rounds.Aggregate) -> None:
         """What a primary does. However it ends, the machine hears of it: a round goes on."""
         answer: rounds.Event = rounds.NotAggregated(wanted.ticket, "it broke off")
         try:
-            answer = await self._make_round(wanted)
+            answer = await self._bench.make_round(wanted, self._others)
         except BadDeltaError as error:
-            answer = rounds.NotAggregated(wanted.ticket, str(error), await self._which(wanted))
+            bad = await self._bench.unusable(wanted)
+            answer = rounds.NotAggregated(wanted.ticket, str(error), bad)
         except SynapseError as error:
             answer = rounds.NotAggregated(wanted.ticket, str(error))
         finally:
             if isinstance(answer, rounds.NotAggregated):
                 log.warning("group %d: round %d: %s", self.group.number, wanted.number, answer.why)
-                self._working = None  # whatever was wrong with it, it is made anew
+                self._bench.begin_anew()
             self._tell_rounds(answer)
-
-    async def _make_round(self, wanted: rounds.Aggregate) -> rounds.Aggregated:
-        """A round's result, and the version after it. SynapseError."""
-        post = self._post
-        began = trio.current_time()
-        base = await self.working(wanted.base)
-        await self._have(wanted.parts)
-        inputs = [(post.blobs.path(part.blob.digest), part.weight) for part in wanted.parts]
-        made = await post.compute.aggregate(
-            self._plan,
-            wanted.number,
-            self.group.number,
-            base.path,
-            inputs=inputs,
-            out=self._out,
-            state=base.state,
-        )
-        digest = await trio.to_thread.run_sync(post.blobs.take, Path(made.result.path))
-        state = None if made.state is None else Path(made.state.path)
-        self._made[digest] = Working(made.version.head, Path(made.version.path), state)
-        post.tell(
-            "training.aggregated",
-            group=self.group.number,
-            number=wanted.number,
-            inputs=len(inputs),
-            seconds=round(trio.current_time() - began, 3),
-        )
-        return rounds.Aggregated(
-            wanted.ticket,
-            messages.Blob(digest, made.result.size),
-            made.version.head,
-            made.shares,
-            tuple(wanted.parts[index].blob.digest for index in made.bad),
-        )
-
-    async def _which(self, wanted: rounds.Aggregate) -> tuple[bytes, ...]:
-        """Which of the parts are no deltas, where the worker could use none of them."""
-        bad = []
-        base = await self.working(wanted.base)
-        for part in wanted.parts:
-            try:
-                path = self._post.blobs.path(part.blob.digest)
-                await self._post.compute.check_delta(base.path, path)
-            except BadDeltaError:
-                bad.append(part.blob.digest)
-        return tuple(bad)
-
-    async def _have(self, parts: Sequence[rounds.Part]) -> None:
-        """What the log says that two of three have; from the others, if need be. NotHeldError."""
-        others = [peer for peer in self.seats[0].replicas if peer != self._post.me]
-        for part in parts:
-            if not self._post.blobs.has(part.blob.digest):
-                fetch = self._post.exchange.fetch_of
-                await fetch(others, self._post.lineage, part.blob.digest, part.blob.size)
 
     # -- compaction --------------------------------------------------------------------------------
 
@@ -683,29 +586,3 @@ class Host:
         """Replay what stands behind the base into a new one. WrongHeadError, ComputeError."""
         await compact(self._post, self.chain, why)
         self.rounds.oldest = self.chain.oldest
-
-
-async def compact(post: Post, chain: Chain, why: str, number: int | None = None) -> None:
-    """Make a chain's newest version (or another) a file, and let go what then need not stay.
-
-    Raises WrongHeadError, BlobUnknownError, ComputeError, StoreError.
-    """
-    how = chain.replay(number)
-    if not how.links:
-        return
-    began = trio.current_time()
-    # The current version's file may have the same name in the host's own folder.
-    out = post.blobs.folder / "tmp" / f"compact-{chain.group.number}"
-    made = await post.compute.advance(chain.group.number, how.path, how.links, out)
-    take = partial(post.blobs.take_version, Path(made.path), how.head)
-    root = await trio.to_thread.run_sync(take)
-    chain.compacted(how.number, root)
-    chain.trim()
-    post.tell(
-        "training.compacted",
-        group=chain.group.number,
-        number=how.number,
-        results=len(how.links),
-        why=why,
-        seconds=round(trio.current_time() - began, 3),
-    )

@@ -11,21 +11,23 @@ import trio
 from protocols.cid import cid_text
 from protocols.errors import SynapseError
 from protocols.learn import delta, messages
-from protocols.learn.audit import ONE_IN
-from protocols.learn.claims import Sum, check_record
+from protocols.learn.claims import Record, Sum, check_record
 from protocols.learn.partition import Group, group_key
 from protocols.learn.replica_ports import TABLE, ReplicaSettings, Seats
 from protocols.peerid import peer_id_text
+from synapsed.compute.errors import NotInstalledError
 from synapsed.store.db import Change
 from synapsed.training.chain import Chain, sweep
 from synapsed.training.errors import BlobUnknownError, CannotLearnError
+from synapsed.training.firsts import write_first
 from synapsed.training.ground import Places, Terms
-from synapsed.training.host import Host, compact
+from synapsed.training.host import Host
 from synapsed.training.materials import Cutting, Materials
 from synapsed.training.post import Post
 from synapsed.training.region import Region, RoundTrip, no_round_trip
 from synapsed.training.said import GroupSaid
 from synapsed.training.study import Course, Study
+from synapsed.training.workbench import compact
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class Lineage:
         born: Callable[[], int | None],
         can_lead: Callable[[], bool],
         round_trip: RoundTrip = no_round_trip,
-        audit_one_in: int = ONE_IN,
+        audit_one_in: int | None = None,
     ) -> None:
         """`serve`: whether groups that are drawn for us are hosted."""
         self.post = post
@@ -75,7 +77,7 @@ class Lineage:
         """Groups of which somebody here wants records of any round (publish.py)."""
         self.region: Region | None = None
         self._places = places
-        self._materials = materials
+        self.materials = materials
         self._settings = settings
         self._serve = serve
         self._born = born
@@ -171,7 +173,7 @@ class Lineage:
         wait = AGAIN_S
         while self.cutting is None:
             try:
-                cutting = await self._materials.cut(self.post.lineage, self.terms.plan.group_bytes)
+                cutting = await self.materials.cut(self.post.lineage, self.terms.plan.group_bytes)
                 self._cut(cutting)
             except SynapseError as error:
                 self.why = str(error)
@@ -250,6 +252,7 @@ class Lineage:
                 can_lead=self._can_lead(),
                 max_delta=self._max_delta(self.chains[number].group),
                 established=partial(self._remember_epoch, ESTABLISHED, number),
+                check=self._check,
                 may_aggregate=self.region.may_aggregate,
             )
             host.on_record = self.region.recorded
@@ -269,18 +272,17 @@ class Lineage:
     async def _begun(self, groups: list[int] | None) -> None:
         """Have a version of these groups here, all of them for None: the first, where none is."""
         assert self.cutting is not None
-        every = [group.number for group in self.cutting.groups]
+        wanted = [group.number for group in self.cutting.groups] if groups is None else groups
+        # A learner needs the whole model, with what holds no tensors, whatever was cut already.
+        brought = groups is not None
         wait = AGAIN_S
-        while lacking := [
-            number
-            for number in (every if groups is None else groups)
-            if not self.chains[number].ready or self._genesis(number) is None
-        ]:
+        while (lacking := self._lacking(wanted)) or not brought:
             try:
-                await self._materials.bring(
-                    self.post.lineage, self.cutting, None if groups is None else lacking
-                )
-                await self._make_first(lacking)
+                part = None if groups is None else lacking
+                await self.materials.bring(self.post.lineage, self.cutting, part)
+                brought = True
+                if lacking:
+                    await self._make_first(lacking)
             except SynapseError as error:
                 self.why = str(error)
                 log.info("%s: %s", cid_text(self.post.lineage), error)
@@ -288,19 +290,32 @@ class Lineage:
                 wait = min(2 * wait, AGAIN_LATEST_S)
         self.why = ""
 
+    def _lacking(self, wanted: list[int]) -> list[int]:
+        """Groups of which no version is here, or whose first one never was."""
+        return [
+            number
+            for number in wanted
+            if not self.chains[number].ready or self._genesis(number) is None
+        ]
+
     async def _make_first(self, groups: list[int]) -> None:
         assert self.cutting is not None
         out = self.post.blobs.folder / "tmp" / f"first-{groups[0]}"
-        made = await self.post.compute.make_versions(
-            self._materials.files(self.cutting), self.terms.plan.group_bytes, groups, out
-        )
-        for version in made:
-            take = self.post.blobs.take_version
-            root = await trio.to_thread.run_sync(take, Path(version.path), version.head)
-            key = group_key(self.post.lineage, version.group)
+        files, group_bytes = self.materials.files(self.cutting), self.terms.plan.group_bytes
+        try:
+            made = await self.post.compute.make_versions(files, group_bytes, groups, out)
+            paths = {version.group: Path(version.path) for version in made}
+        except NotInstalledError:
+            paths = {number: out / f"{number}" for number in groups}
+            for number, path in paths.items():
+                group = self.cutting.groups[number]
+                await trio.to_thread.run_sync(write_first, files, group, path)
+        for number, path in paths.items():
+            root = await trio.to_thread.run_sync(self.post.blobs.take_version, path)
+            key = group_key(self.post.lineage, number)
             self.post.records.save([Change(GENESIS, key, root)])
-            if not self.chains[version.group].ready:
-                self.chains[version.group].begin(0, root)
+            if not self.chains[number].ready:
+                self.chains[number].begin(0, root)
 
     def _genesis(self, number: int) -> bytes | None:
         return self.post.records.table(GENESIS).get(group_key(self.post.lineage, number))
@@ -366,7 +381,7 @@ class Lineage:
                 self.post,
                 self.terms.plan,
                 self.cutting,
-                self._materials.files(self.cutting),
+                self.materials.files(self.cutting),
                 self.chains,
                 course=self.course,
                 seats=self.seats,
@@ -398,12 +413,12 @@ class Lineage:
     async def leave(self) -> None:
         """Learn no more. StoreError."""
         study, scope = self.study, self._study_scope
-        self.course = self._study_scope = None
-        self.post.records.save([Change(COURSES, self.post.lineage, None)])
         if scope is not None:
             scope.cancel()
         if study is not None:
-            await study.close()
+            await study.close()  # which remembers where it was, once more
+        self.course = self._study_scope = None
+        self.post.records.save([Change(COURSES, self.post.lineage, None)])
 
     # -- what happens ------------------------------------------------------------------------------
 
@@ -470,6 +485,9 @@ class Lineage:
                 self._to_region(peer, message)
             case messages.Ask() | messages.Where() | messages.Endorse():
                 self._to_host(peer, message, message.group)
+            case messages.Stage():
+                if message.group in self.hosts and self.region is not None:
+                    self.post.attend(peer, self.region.staged, peer, message)
             case messages.Prove() | messages.Proof() | messages.Accuse():
                 self._to_region(peer, message)
             case messages.Records():
@@ -500,9 +518,13 @@ class Lineage:
         for record in said.records:
             decided = record.round
             if decided.group == said.group and chain.record(decided.number) is None:
-                replicas = self.seats(said.group, decided.epoch)
-                check_record(self.post.realm, record, replicas, self.post.verify)
+                self._check(record)
                 chain.prove(record)
+
+    def _check(self, record: Record) -> None:
+        """Raise UnknownGroupError, or BadClaimError unless two of its group's replicas signed."""
+        replicas = self.seats(record.round.group, record.round.epoch)
+        check_record(self.post.realm, record, replicas, self.post.verify)
 
     def sum_of(self, digest: bytes) -> Sum | None:
         """A region's sum that went into a round, where it is known here."""

@@ -4,6 +4,7 @@ The text that checkpoints are judged by stands in the proposal by its content id
 any checkpoint; so it is published here first, as a dataset of one file.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from protocols.changes import TrainingChange
 from protocols.cid import cid_of, cid_text
 from protocols.entries import Proposal
 from protocols.learn.defaults import DEFAULT
-from protocols.learn.plan import Plan
+from protocols.learn.plan import Phase, Plan
 from protocols.manifest import DatasetManifest, FileRef, ProposalManifest, encode_manifest
 from synapsed.assembly import Assembly
 from synapsed.control.ledgerapi import Report
@@ -93,8 +94,21 @@ def plan_of(asked: PlanSaid | None) -> Plan:
         return msgspec.convert(ordered, Plan)
     except msgspec.ValidationError as error:
         raise CannotLearnError(
-            f"no plan: {error}", remedy="docs/learning.md says what a plan is made of"
+            f"no plan: {_named(str(error))}", remedy="docs/learning.md says what a plan is made of"
         ) from error
+
+
+def _named(problem: str) -> str:
+    """msgspec's words about a plan, which is an array there: `$[0][2][1]` is `phases[2].steps`."""
+
+    def name(found: re.Match[str]) -> str:
+        field, *inner = (int(at) for at in re.findall(r"\d+", found[0]))
+        words = Plan.__struct_fields__[field]
+        if inner:
+            words += f"[{inner[0]}]"
+        return words + "".join(f".{Phase.__struct_fields__[at]}" for at in inner[1:])
+
+    return re.sub(r"\$(?:\[\d+\])+", name, problem)
 
 
 async def _thread(work: Callable[[], T]) -> T:

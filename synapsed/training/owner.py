@@ -20,6 +20,7 @@ from protocols.cid import cid_of, cid_text, parse_cid
 from protocols.entries import Proposal, decode_entry
 from protocols.errors import SynapseError
 from protocols.learn.evidence import Stand, read_evidence
+from protocols.learn.plan import MILLION
 from protocols.ledger_state import State
 from protocols.manifest import (
     DatasetManifest,
@@ -41,6 +42,7 @@ from synapsed.training.publish import Made, Publisher
 from synapsed.training.said import (
     CheckpointRequest,
     CheckpointSaid,
+    CheckpointSeen,
     ComputeSaid,
     Evaluated,
     EvaluateRequest,
@@ -141,7 +143,22 @@ class Training(Opening):
             phase=f"H={phase.steps} up={phase.up} down={phase.down}",
             groups=groups,
             checkpoint_at=0 if course is None else one.checkpoint_at,
+            checkpoints=self._ratified(one.post.lineage),
         )
+
+    def _ratified(self, lineage: bytes) -> list[CheckpointSeen]:
+        training = self._ledger.ledger.trainings.get(lineage)
+        return [
+            CheckpointSeen(
+                model=cid_text(each.manifest),
+                proposal=cid_text(each.proposal),
+                index=each.index,
+                low=each.interval.low / MILLION,
+                mean=each.interval.mean / MILLION,
+                high=each.interval.high / MILLION,
+            )
+            for each in (training.chain if training is not None else ())
+        ]
 
     # -- learning ----------------------------------------------------------------------------------
 
@@ -159,7 +176,6 @@ class Training(Opening):
                 seed=seed_of(self._parts.identity.peer_id, lineage),
             )
         )
-        self._parts.bus.emit("training.joined", model=cid_text(lineage), data=str(data))
         while one.course is not None and (one.study is None or not one.study.ready.is_set()):
             stage = one.why or ("fetching the model" if one.study is None else "loading")
             if one.study is not None and one.study.state == "failed":
@@ -168,6 +184,8 @@ class Training(Opening):
                 raise CannotLearnError(why)
             report(Progress(stage=stage, done=0, total=0))
             await trio.sleep(LOAD_LOOK_S)
+        if one.course is not None:  # nobody left meanwhile
+            self._parts.bus.emit("training.joined", model=cid_text(lineage), data=str(data))
         return self._said(one)
 
     async def train_leave(self, lineage: bytes) -> TrainingSaid:

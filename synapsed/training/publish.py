@@ -26,7 +26,7 @@ from protocols.learn.evidence import (
     shares,
     write_evidence,
 )
-from protocols.manifest import DatasetManifest, FileRef
+from protocols.manifest import MAX_NAME, DatasetManifest, FileRef
 from synapsed.models import import_artefacts, import_model
 from synapsed.store import Store
 from synapsed.store.reasons import PUBLISHED
@@ -39,6 +39,9 @@ T = TypeVar("T")
 RECORDS_S = 60.0
 """For rounds that are not here: asked of the groups' replicas."""
 ASK_AGAIN_S = 1.0
+AT_ROUND = " at round "
+"""Between the name that a lineage has and the round of its checkpoint: a name of its own, so that
+the lineage's still stands for one model."""
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -76,7 +79,9 @@ class Publisher:
         records = await self._records(begins, ends)
         folder = lineage.post.blobs.aside()
         try:
-            model = await self._write(folder, chains, ends, name)
+            round_ = min(stand.number for stand in ends)
+            named = name.partition(AT_ROUND)[0][: MAX_NAME - 24] + f"{AT_ROUND}{round_}"
+            model = await self._write(folder, chains, ends, named)
             data = write_evidence(
                 Span(model=lineage.post.lineage, begins=tuple(begins), ends=ends),
                 records,
@@ -93,7 +98,7 @@ class Publisher:
             heads=heads_digest(lineage.post.lineage, ends),
             shares=shares(read_evidence(data), [chain.group.elements for chain in chains]),
         )
-        return Made(model, evidence, len(data), change, min(stand.number for stand in ends))
+        return Made(model, evidence, len(data), change, round_)
 
     async def _write(
         self, folder: Path, chains: Sequence[Chain], ends: Sequence[Stand], name: str

@@ -9,6 +9,7 @@ synced before what depends on them is sent, the worker's part is a task whose en
 """
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -40,6 +41,9 @@ MEASURE_AT_ONCE = 8
 MAX_SUMS = 4096
 """Sums whose signed word is remembered, for checkpoints: whose work is in them."""
 
+MAX_STAGED = 1 << 16
+"""Sums that one aggregator may have us fetch ahead of the log in an epoch: one a second for a day,
+as it could push as many itself; what the log does not bring is swept within minutes."""
 MAX_HEADER = 64
 """Bytes of a delta's header; fp32 has no more beside its values."""
 
@@ -65,7 +69,7 @@ class Region:
         seats: Callable[[int, int], tuple[bytes, ...]],
         *,
         round_trip: RoundTrip,
-        one_in: int = audit.ONE_IN,
+        one_in: int | None = None,
     ) -> None:
         self.on_route: Callable[[bytes | None], None] = lambda _aggregator: None
         self.primaries: Callable[[], Mapping[int, bytes]] = dict
@@ -91,7 +95,7 @@ class Region:
                 me=post.me,
                 groups=tuple(group.number for group in groups),
                 max_delta=4 * largest + MAX_HEADER,
-                may_learn=lambda _peer: True,
+                nearest=self._regions.nearest,
             ),
             seats,
             post.identity.sign,
@@ -104,15 +108,23 @@ class Region:
             plan=plan,
             me=post.me,
             verify=post.verify,
-            one_in=one_in,
+            odds=self._odds if one_in is None else lambda _aggregator: one_in,
         )
         self._held: dict[bytes, int] = {}
         """Blobs that somebody may ask for, and until when."""
+        self._staged: Counter[bytes] = Counter()
+        """Sums that aggregators had us fetch in this epoch."""
         self._served_at: int | None = None
         rows = dict(post.records.table(aggregator_ports.TABLE).items(post.lineage))
         for event in aggregator_ports.restored(rows):
             self.aggregator.handle(event, post.now())
             self._hold(blob.digest for blob in messages.blobs_of(event.kept.proof))
+
+    def _odds(self, aggregator: bytes) -> int:
+        """One in so many of its sums is for us to recompute."""
+        drawn = self._places.drawn(self._places.epoch)
+        members = 1 if drawn is None else len(drawn.members)
+        return audit.odds(members, own=aggregator == self.aggregator_of_ours)
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -192,6 +204,7 @@ class Region:
     def turn(self, epoch: int) -> None:
         """The ledger has a new epoch."""
         self.aggregator.primaries.epoch = epoch
+        self._staged.clear()
         self._look_now.set()
 
     @property
@@ -210,6 +223,19 @@ class Region:
         """Whether learners came to us lately: else rounds need not be brought here to pass on."""
         at = self._served_at
         return at is not None and self._post.now() < at + WATCH_MS
+
+    async def staged(self, peer: bytes, said: messages.Stage) -> None:
+        """A sum that our log will bring: fetched now, from near by. Kept as what just came."""
+        largest = 4 * self._groups[said.group].elements + MAX_HEADER
+        room = self._staged[peer] < MAX_STAGED
+        if not self.may_aggregate(peer) or said.blob.size > largest or not room:
+            return
+        self._staged[peer] += 1
+        blobs = {said.blob.digest: said.blob.size}
+        try:
+            await self._post.exchange.fetch(peer, self._post.lineage, blobs)
+        except SynapseError as error:
+            log.debug("staging: %s", error)
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -384,7 +410,10 @@ class Region:
         ranked, primaries = self.candidates, self.primaries()
         if not primaries:
             return  # nothing is learned here
-        wanted = self._regions.to_measure(ranked, primaries.values())
+        fellows = [
+            peer for group in primaries for peer in self.aggregator.primaries.replicas(group)
+        ]
+        wanted = self._regions.to_measure(ranked, [*primaries.values(), *fellows])
         async with trio.open_nursery() as nursery:
             for peer in wanted[:MEASURE_AT_ONCE]:
                 nursery.start_soon(self._ping, peer)

@@ -1,12 +1,20 @@
 """What the owner is told about training: the control socket's words, as plain structs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from protocols.changes import MAX_MARGIN, MAX_WINDOWS, MIN_WINDOWS
 from protocols.learn.plan import MILLE, CodecName, DownName
 
 Role = Literal["primary", "replica", "none"]
+MAX_TOKENS = 1 << 16
+MAX_TEMPERATURE = 10.0
+"""Beyond it all tokens are about as likely as each other."""
+MAX_EVALUATED = 1 << 20
+MAX_SEED = (1 << 62) - 1
+Seed = Annotated[int, Meta(ge=0, le=MAX_SEED)]
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +41,19 @@ class GroupSaid(msgspec.Struct, frozen=True, kw_only=True):
     chain: int
     """Results that lie on this daemon behind the version file, and their bytes."""
     chain_bytes: int
+
+
+class CheckpointSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A ratified checkpoint, and by how much it is better than the one before: nats a token, as
+    the council measured it."""
+
+    model: str
+    proposal: str
+    index: int
+    """Of the ledger's outcome."""
+    low: float
+    mean: float
+    high: float
 
 
 class TrainingSaid(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +88,8 @@ class TrainingSaid(msgspec.Struct, frozen=True, kw_only=True):
     groups: list[GroupSaid]
     checkpoint_at: int
     """Round at which this daemon proposes the next checkpoint by itself; 0 never."""
+    checkpoints: list[CheckpointSeen]
+    """The newest 256 that were ratified, the last one last."""
 
 
 class ComputeSaid(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,9 +141,9 @@ class TrainingRequest(_Request, frozen=True, kw_only=True):
 
     evaluation: str
     """Path of the text, on the daemon's machine, that checkpoints are judged by."""
-    windows: int = 128
+    windows: Annotated[int, Meta(ge=MIN_WINDOWS, le=MAX_WINDOWS)] = 128
     """Of it that are drawn for one checkpoint."""
-    margin: int = 2000
+    margin: Annotated[int, Meta(ge=1, le=MAX_MARGIN)] = 2000
     """Millionths of a nat a token by which a checkpoint must be better at least."""
     plan: PlanSaid | None = None
     title: str = ""
@@ -133,7 +156,7 @@ class JoinRequest(_Request, frozen=True, kw_only=True):
     model: str
     data: str
     """Path of a file or folder on the daemon's machine."""
-    checkpoint_every: int = 0
+    checkpoint_every: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
     """Propose a checkpoint whenever so many more rounds are committed; 0 never by itself."""
 
 
@@ -142,7 +165,7 @@ class NewModelRequest(_Request, frozen=True, kw_only=True):
 
     kind: str
     """tiny-moe, ..."""
-    seed: int
+    seed: Seed
     name: str = ""
 
 
@@ -150,9 +173,9 @@ class GenerateRequest(_Request, frozen=True, kw_only=True):
     """Text from a model that is here."""
 
     prompt: str
-    max_tokens: int = 200
-    temperature: float = 0.8
-    seed: int = 0
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 200
+    temperature: Annotated[float, Meta(ge=0, le=MAX_TEMPERATURE)] = 0.8
+    seed: Seed = 0
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +198,7 @@ class EvaluateRequest(_Request, frozen=True, kw_only=True):
 
     data: str
     """Path of a file on the daemon's machine."""
-    windows: int = 64
+    windows: Annotated[int, Meta(ge=0, le=MAX_EVALUATED)] = 64
     """So many of it, evenly spread; 0 is all."""
 
 

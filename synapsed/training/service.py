@@ -23,7 +23,6 @@ import trio
 from protocols.cid import cid_text
 from protocols.errors import LimitError, MalformedError, SynapseError
 from protocols.learn import messages, replica_messages
-from protocols.learn.audit import ONE_IN
 from protocols.learn.replica_birth import MARGIN_MS, Birth
 from protocols.learn.replica_ports import BIRTH, TABLE, ReplicaSettings, Ticked
 from protocols.peerscore import Fault
@@ -60,8 +59,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     replicas: ReplicaSettings = ReplicaSettings()
     margin_ms: int = MARGIN_MS
     """By which clocks may be wrong (replica_birth.py)."""
-    audit_one_in: int = ONE_IN
-    """Regions' sums that this daemon recomputes."""
+    audit_one_in: int | None = None
+    """One in so many of regions' sums is recomputed here; None: as audit.odds has it."""
 
 
 def open_records(path: Path, emit: supervise.Emit) -> Database:
@@ -104,6 +103,9 @@ class TrainingService:
         self.traffic = Traffic()
         self.lineages: dict[bytes, Lineage] = {}
         self.ground: Ground | None = None
+        self.first_look: Callable[[], Awaitable[None]] | None = None
+        """Tells us once of what the ledger says already, when that is loaded: `follow` is told of
+        changes, and after a restart there may be none for a while."""
         self.records = open_records(folder / "records.db", emit)
         self.exchange = Exchange(net, connect, self.traffic, grant)
         self.exchange.on_missing = self._missing
@@ -122,7 +124,7 @@ class TrainingService:
         self._round_trip = round_trip
         self._nursery: trio.Nursery | None = None
         self._attending: Counter[bytes] = Counter()
-        self._started: set[bytes] = set()
+        self._scopes: dict[bytes, trio.CancelScope] = {}
 
     def close(self) -> None:
         """Nothing may be asked afterwards."""
@@ -132,13 +134,15 @@ class TrainingService:
 
     async def run(self) -> None:
         """Take part until cancelled. May be run again after it has failed."""
-        self._started.clear()
+        self._scopes.clear()
         self.lineages.clear()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self.links.run)
                 nursery.start_soon(self._hear)
+                if self.first_look is not None:
+                    nursery.start_soon(self.first_look)
                 if self.ground is not None:
                     self.follow(self.ground)
         finally:
@@ -155,6 +159,8 @@ class TrainingService:
             found = self.lineages.get(lineage)
             if found is None:
                 self._begin(lineage)
+            elif found.terms.plan != terms.plan:
+                self._anew(lineage)
             elif any(changed) or before is None or before.trainings.get(lineage) != terms:
                 found.turn(terms)
         if before is None or before.tick_ms != ground.tick_ms or before.index != ground.index:
@@ -197,7 +203,18 @@ class TrainingService:
             audit_one_in=self.settings.audit_one_in,
         )
         one.tick(self.ground.index, self.ground.tick_ms)
-        self._nursery.start_soon(one.run)
+        scope = self._scopes[lineage] = trio.CancelScope()
+        self._nursery.start_soon(self._take_part, one, scope)
+
+    async def _take_part(self, one: Lineage, scope: trio.CancelScope) -> None:
+        with scope:
+            await one.run()
+
+    def _anew(self, lineage: bytes) -> None:
+        """Another plan: everything about a lineage begins again from its disk."""
+        self._scopes.pop(lineage).cancel()
+        self._emit("training.replanned", model=cid_text(lineage))
+        self._begin(lineage)
 
     def _be_born(self, ground: Ground) -> None:
         """Find out since when this disk remembers everything, once."""

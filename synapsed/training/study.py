@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -27,9 +28,10 @@ from protocols.peerid import peer_id_text
 from synapsed.compute import wire
 from synapsed.compute.errors import BadHeadError, ComputeError, PausedError, UnloadedError
 from synapsed.training.chain import Chain
-from synapsed.training.errors import WrongHeadError
+from synapsed.training.errors import BlobUnknownError, WrongHeadError
 from synapsed.training.materials import Cutting
 from synapsed.training.post import Files, Post
+from synapsed.training.workbench import replayed
 
 log = logging.getLogger(__name__)
 
@@ -140,10 +142,12 @@ class Study:
         asked of it ends with it: it must not touch what is loaded next."""
         loaded = False
         async with trio.open_nursery() as works:
-            self._works = works
             try:
-                await self._load()
+                numbers = await self._load()
                 loaded = True
+                self._works = works
+                self.ready.set()
+                self._tell(machine.Resumed(numbers))
                 await self._lost.wait()
             except SynapseError as error:
                 self.state = "paused" if isinstance(error, PausedError) else "failed"
@@ -154,21 +158,16 @@ class Study:
             works.cancel_scope.cancel()
         return loaded
 
-    async def _load(self) -> None:
-        """Have the worker begin where the chains end. Raises SynapseError."""
+    async def _load(self) -> dict[int, tuple[int, bytes]]:
+        """Have the worker begin where the chains end; (number, head) there, by group. Raises
+        SynapseError."""
         self._lost = trio.Event()
         versions: dict[int, Path] = {}
         numbers: dict[int, tuple[int, bytes]] = {}
         for chain in self._chains:
             number, head = chain.number, chain.head
             how = chain.replay(number)
-            path = how.path
-            if how.links:
-                made = await self._post.compute.advance(
-                    chain.group.number, how.path, how.links, self._out
-                )
-                path = Path(made.path)
-            versions[chain.group.number] = path
+            versions[chain.group.number] = await replayed(self._post, chain, how, self._out.name)
             numbers[chain.group.number] = number, head
         state = self._state_file if self._state_file.exists() else None
         self.state, self.why = "loading", ""
@@ -190,8 +189,7 @@ class Study:
                     f" not {head.hex()[:16]}"
                 )
         self._loaded = True
-        self.ready.set()
-        self._tell(machine.Resumed(numbers))
+        return numbers
 
     @property
     def _out(self) -> Path:
@@ -259,7 +257,7 @@ class Study:
         """Whatever the worker cannot do now is tried again once it is loaded anew."""
         try:
             await work(effect)  # type: ignore[misc]
-        except (ComputeError, WrongHeadError) as error:
+        except SynapseError as error:
             if not isinstance(error, (PausedError, UnloadedError)):
                 log.warning("learning: %s", error)
             self._post.tell("training.unloaded", why=str(error))
@@ -290,7 +288,8 @@ class Study:
         )
         made = {}
         for group, blob in blobs.items():
-            digest = await trio.to_thread.run_sync(self._post.blobs.take, Path(blob.path))
+            take = partial(self._post.blobs.take, Path(blob.path), durable=False)
+            digest = await trio.to_thread.run_sync(take)
             made[group] = messages.Blob(digest, blob.size)
             self._fresh[digest] = self.learner.groups[group].number
         oldest = self.number - KEPT_ROUNDS
@@ -307,12 +306,27 @@ class Study:
 
     async def _apply(self, wanted: machine.Apply) -> None:
         decided = wanted.round
+        if not self._post.blobs.has(decided.result):
+            try:
+                sources = self._sources(decided.group)
+                fetch = self._post.exchange.fetch_of
+                await fetch(sources, self._post.lineage, decided.result, decided.size)
+            except BlobUnknownError as error:
+                log.info("learning waits: %s", error)
+                await trio.sleep(AGAIN_S)
+                self._tell(machine.NotApplied(decided.group))
+                return
         path = self._post.blobs.path(decided.result)
         chain = self._chains[decided.group]
         try:
             await self._post.compute.apply(self._post.lineage, decided.group, path, decided.head)
         except BadHeadError as error:
-            self._post.tell("training.diverged", group=decided.group, why=str(error))
+            following = self.learner.groups[decided.group]
+            ours = f"learner at {following.number} {following.head.hex()[:8]}"
+            ours += f", chain at {chain.number} {chain.head.hex()[:8]}"
+            theirs = f"round {decided.number} from {decided.parent.hex()[:8]}"
+            why = f"{theirs}; {ours}: {error.message}"
+            self._post.tell("training.diverged", group=decided.group, why=why)
             self._tell(machine.Applied(decided.group, decided.number, bytes(32)))
             return
         chain.follow(decided)
@@ -324,12 +338,7 @@ class Study:
         try:
             if chain.number >= wanted.number and chain.head_at(wanted.number) == wanted.head:
                 how = chain.replay(wanted.number)
-                path = how.path
-                if how.links:
-                    made = await self._post.compute.advance(
-                        wanted.group, how.path, how.links, self._out
-                    )
-                    path = Path(made.path)
+                path = await replayed(self._post, chain, how, self._out.name)
             else:
                 await self._post.exchange.fetch_version(
                     self._sources(wanted.group),

@@ -39,8 +39,14 @@ NAMES = (
     "jail",
     "slot-call",
     "check",
-    "pol",
+    "codec",
+    "converge",
+    "byzantine",
+    "primary",
     "busy",
+    "learn-wan",
+    "pol",
+    "peer",
 )
 
 OUT = Path("bench-out")

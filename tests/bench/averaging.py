@@ -1,7 +1,7 @@
 """Four of our daemons' training, each a process: real machines, disks, signatures and sockets.
 
 Only the worker is another one: it computes with the worker's own code in a thread, but instead of
-training it waits, and hands out the same noise as pseudo-gradient again and again. So a round here
+training it waits, and hands out noise as pseudo-gradient, new in each round. So a round here
 is all that a round is but its training: encoding, claims, deltas to the primary and to the other
 two replicas, their log, aggregating, the result to everybody, and applying it.
 """
@@ -45,6 +45,7 @@ REALM = Realm("bench", bytes(32))
 OPENED = 1000
 """Index of the entry that opened the training: behind all births."""
 WAIT_S = 300.0
+TICK_S = 2.0
 
 
 def values(seed: int, elements: int, tensors: int) -> list[Tensor]:
@@ -81,7 +82,8 @@ class Waiting:
         self._base: list[groups.Values] = []
         self._left: list[feedback.Feedback] = []
         self._plan: Plan | None = None
-        self._round = 0
+        self.round = -1
+        """From 0: in each the tensors are others, by one place, so that nothing repeats itself."""
 
     async def _thread(self, work: Any, *arguments: object) -> Any:
         began = time.monotonic()
@@ -139,6 +141,7 @@ class Waiting:
     async def train(self, key: bytes, steps: int, *_: object, **_more: object) -> wire.Trained:
         assert self._plan is not None
         if 2 * steps > self._plan.phase_of(0).steps:  # not those that are done ahead
+            self.round += 1
             self.waits.set()
             await self.go.wait()
             self.go = trio.Event()
@@ -151,10 +154,11 @@ class Waiting:
 
     def _encode(self, numbers: Sequence[int], phase: Phase, folder: Path) -> dict[int, wire.Blob]:
         chosen = feedback.settings_of(phase)
+        rolled = [*self._noise[self.round :], *self._noise[: self.round]]
         found = {}
         for number in numbers:
             before = sum(len(group.tiles) for group in self._groups[:number])
-            noise = self._noise[before : before + len(self._groups[number].tiles)]
+            noise = rolled[before : before + len(self._groups[number].tiles)]
             found[number] = write_blob(
                 str(folder), [self._left[number].encode(phase.up, noise, chosen)]
             )
@@ -243,11 +247,18 @@ class Averager:
                 nursery.start_soon(self.service.run)
                 while model not in self.service.lineages:
                     await trio.sleep(0.05)
-                self.service.follow(ground(model, plan, OPENED - 1))
+                nursery.start_soon(self._tick, model, plan)
                 self.service.lineage(model).join(Course(data=str(source)))
                 await self._rounds(pipe)
                 nursery.cancel_scope.cancel()
         os._exit(0)
+
+    async def _tick(self, model: bytes, plan: Plan) -> None:
+        """The ledger goes on: a primary whose ledger is old steps down."""
+        assert self.service is not None
+        for index in range(OPENED - 1, 1 << 31):
+            self.service.follow(ground(model, plan, index))
+            await trio.sleep(TICK_S)
 
     async def _rounds(self, pipe: Connection) -> None:
         """A round for each `True` that comes; the heads and values at the end."""

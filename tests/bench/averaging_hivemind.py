@@ -19,7 +19,7 @@ CODECS = {
     "fp32": hivemind.compression.NoCompression,
     "8bit": hivemind.compression.Uniform8BitQuantization,
 }
-WAIT_S = 120.0
+WAIT_S = 240.0
 
 
 def values(seed: int, elements: int, tensors: int) -> list[torch.Tensor]:

@@ -49,7 +49,6 @@ def plan() -> Plan:
         phases=(msgspec.structs.replace(full, rounds=1, steps=STEPS),),
         group_bytes=TILE * 4,
         learners=90,
-        patience_ms=3_000,
     )
 
 
@@ -130,8 +129,8 @@ def sizes(say: Callable[[str], None]) -> Measured:
         decoded = [codecs.decode(delta, [TILE]) for delta in deltas]
         whole = robust.aggregate(decoded).mean[0] + carried
         total = codecs.encode(phase.up, [whole], settings)
-        left = codecs.encode("int8", [whole - codecs.decode(total, [TILE])[0]])
-        carried = codecs.decode(left, [TILE])[0]
+        rest = codecs.encode("int8", [whole - codecs.decode(total, [TILE])[0]])
+        carried = codecs.decode(rest, [TILE])[0]
         # The other regions' sums are as large: a quarter of this one's learners stands for each.
         some = [robust.aggregate(decoded[at :: REGIONS - 1]).mean for at in range(REGIONS - 1)]
         sums = [codecs.decode(codecs.encode(phase.up, it, settings), [TILE]) for it in some]

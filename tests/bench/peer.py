@@ -16,6 +16,7 @@ bits at every step.
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -107,6 +108,13 @@ class Hivemind:
 
     def __init__(self, python: Path) -> None:
         self._peers: list[subprocess.Popen[str]] = []
+        try:
+            self._start(python)
+        except BaseException:
+            self.end()
+            raise
+
+    def _start(self, python: Path) -> None:
         first: list[str] = []
         for number in range(PEERS):
             arguments = ["8bit", str(number), str(ELEMENTS), str(TENSORS), *first]
@@ -115,6 +123,7 @@ class Hivemind:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                start_new_session=True,
             )
             self._peers.append(peer)
             first = first or [self._read(peer)["address"]]
@@ -136,8 +145,9 @@ class Hivemind:
         return [self._read(peer) for peer in self._peers]
 
     def end(self) -> None:
+        """With the processes that each began: its DHT's, its averager's, and libp2p's daemon."""
         for peer in self._peers:
-            peer.kill()
+            os.killpg(peer.pid, signal.SIGKILL)
             peer.wait()
 
 
@@ -176,7 +186,7 @@ def inner(python: Path) -> dict[str, Any]:
     import torch
 
     mean = torch.cat([torch.stack(list(parts)).mean(0) for parts in zip(*noise, strict=True)])
-    wanted = mean * -ROUNDS
+    wanted = -sum(mean.roll(-ELEMENTS * number) for number in range(ROUNDS))
     return {
         **{side: row[1:] for side, row in rows.items()},
         "error": error,

@@ -28,6 +28,8 @@ import trio
 
 from protocols.codec import decode
 from protocols.errors import SynapseError
+from protocols.learn.aggregator_ports import TABLE as SUMS
+from protocols.learn.aggregator_ports import decode_kept
 from protocols.learn.claims import Record, Round
 from protocols.learn.round_ports import TABLE
 from simnet.checks import of_each, quantile
@@ -272,6 +274,8 @@ def _compare(world: World, seen: Seen, result: Result) -> None:
     """What lies on the disks."""
     rounds: dict[tuple[int, int], set[tuple[bytes, bytes]]] = defaultdict(set)
     inputs: set[tuple[int, str]] = set()
+    within: dict[tuple[int, str], list[tuple[int, str]]] = {}
+    """What regions' sums are made of."""
     for daemon in world.daemons:
         folder = daemon.places.training
         records = Database(folder / "records.db")
@@ -279,6 +283,11 @@ def _compare(world: World, seen: Seen, result: Result) -> None:
             decided = decode(value, Record, MAX_RECORD).round
             rounds[decided.group, decided.number].add((decided.head, decided.result))
             inputs |= {(decided.group, entry.digest.hex()) for entry in decided.inputs}
+        for _, value in records.table(SUMS).items():
+            said = decode_kept(value).proof.sum
+            within[said.made.group, said.made.digest.hex()] = [
+                (said.made.group, entry.digest.hex()) for entry in said.inputs
+            ]
         for _, value in records.table(LINKS).items():
             link = decode(value, Round, MAX_RECORD)
             rounds[link.group, link.number].add((link.head, link.result))
@@ -289,6 +298,8 @@ def _compare(world: World, seen: Seen, result: Result) -> None:
         records.close()
     result.rounds = len(rounds)
     result.acked = len(seen.acked)
+    for key in set(inputs):
+        inputs.update(within.get(key, ()))
     lost = {key: number for key, number in seen.acked.items() if key not in inputs}
     result.lost = len(lost)
     for (group, digest), number in sorted(lost.items()):
