@@ -8,7 +8,7 @@ those of both directions between learners and primary, with messages and framing
     warm    from 900 dense steps on, 300 more
     cold    1,500 steps from random weights
     int8    600 from random weights by int8 every ten steps, as others' averagers would be used,
-            and by ternary every ten
+            and by ternary every six
 
 Each run's result is kept in bench-out/converge/, so that a bench that was stopped goes on.
 """
@@ -50,10 +50,14 @@ SHORT_FLAT, SHORT_FALLS = 360, 240
 COLD_FALLS = COLD_STEPS - DENSE_FIRST
 COLD = defaults.plan(defaults.flat(3, DENSE_FIRST, 113) + defaults.falling(12, COLD_FALLS, 125))
 WARM = defaults.plan(defaults.falling(15, WARM_STEPS, 145))
-SHORT = defaults.plan(defaults.flat(10, SHORT_FLAT, 110) + defaults.falling(10, SHORT_FALLS, 110))
-"""As often as int8 is sent beside it."""
+SHORT = defaults.plan(defaults.flat(6, SHORT_FLAT, 110) + defaults.falling(6, SHORT_FALLS, 110))
+"""Every six steps: with every ten it takes 5.6 times less than int8 every ten, but its loss was
+0.005 worse."""
 INT8 = defaults.plan(
-    tuple(msgspec.structs.replace(phase, up="int8", down="int8", zone=0) for phase in SHORT.phases)
+    tuple(
+        msgspec.structs.replace(phase, up="int8", down="int8", zone=0)
+        for phase in defaults.flat(10, SHORT_FLAT) + defaults.falling(10, SHORT_FALLS)
+    )
 )
 DENSE = defaults.plan(
     defaults.flat(1, DENSE_FIRST)
@@ -150,7 +154,7 @@ def measure(say: Callable[[str], None]) -> dict[str, float]:
     bench = Bench(say)
     rows = [_seed(bench, seed) for seed in SEEDS]
     found = {field: fmean(row[field] for row in rows) for field in rows[0]}
-    no_worse = found["ternary_h10_loss"] <= found["int8_h10_loss"]
+    no_worse = found["ternary_h6_loss"] <= found["int8_h10_loss"]
     found["vs_int8_h10"] = found["less_than_int8"] if no_worse else 0.0
     return found
 
@@ -160,7 +164,7 @@ def _seed(bench: Bench, seed: int) -> dict[str, float]:
     ours = bench.ours("cold", seed, COLD, COLD_STEPS)
     int8, short = (
         bench.ours(name, seed, plan, SHORT_FLAT + SHORT_FALLS)
-        for name, plan in (("int8-h10", INT8), ("ternary-h10", SHORT))
+        for name, plan in (("int8-h10", INT8), ("ternary-h6", SHORT))
     )
     return {
         "warm_ratio": warm["dense_bytes"] / warm["bytes"],
@@ -171,7 +175,7 @@ def _seed(bench: Bench, seed: int) -> dict[str, float]:
         "dense_loss": dense["cold"],
         "cold_loss": ours["loss"],
         "int8_h10_loss": int8["loss"],
-        "ternary_h10_loss": short["loss"],
+        "ternary_h6_loss": short["loss"],
         "warm_before": dense["before"],
         "warm_dense": dense["warm"],
         "warm_loss": warm["loss"],
