@@ -59,7 +59,9 @@ def test_nothing_ratified_is_lost_or_replaced(name: str) -> None:
     assert found["seeds"] == family.seeds
     assert found["virtual_s"] >= family.seeds * family.seconds
     assert found["ratified"] > family.seeds * 10
-    assert 0 < found["worst_timeouts_healed"] <= MOST_TIME_OUTS
+    assert found["worst_timeouts_healed"] <= MOST_TIME_OUTS
+    # A forced epoch waits for its lease: how long that takes says nothing of the protocol.
+    assert found["worst_timeouts_healed"] > 0 or "learn.forced" in family.must
 
 
 def test_a_run_says_how_it_is_made_again() -> None:

@@ -114,6 +114,7 @@ def exit_code(error: SynapseError) -> int:
 
 
 _EXIT_CODES = {
+    "not-open": EXIT_FAILED,  # as where the daemon says it
     "no-daemon": EXIT_NO_DAEMON,
     "not-a-daemon": EXIT_NO_DAEMON,
     "timed-out": EXIT_TIMED_OUT,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from protocols.ledger_errors import NotOpenError
 from synapsed.cli import candidates
 from synapsed.cli.amounts import percent
 from synapsed.cli.common import Cli, command, print_json
@@ -258,8 +259,13 @@ def approve(
         if signature is None:
             from synapsed.cli.human import parse_realm, sign  # noqa: PLC0415
 
-            realm = parse_realm(_detail(client, cid).ledger)
-            asked = sign(Path(key), realm, cid)
+            detail = _detail(client, cid)
+            if detail.proposal.state != "open":
+                raise NotOpenError(
+                    f"{cid} is decided already: {detail.proposal.state}",
+                    remedy="`synapsectl proposal show` tells more; what is open, `proposal ls`",
+                )
+            asked = sign(Path(key), parse_realm(detail.ledger), cid)
         else:
             asked = said.ApprovalRequest(key=key, signature=signature)
         path, what = f"/v1/proposals/{cid}/approvals", "submit an approval"

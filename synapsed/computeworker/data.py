@@ -32,18 +32,17 @@ def load_text(path: str, tokens: Tokens) -> Tensor:
             raise BadDataError(
                 f"{path} has {size >> 20} MiB of text", remedy=f"{most >> 20} are read"
             )
-        text = b"\n".join(_read(file, most) for file in files)
+        text = b"\n".join(_read(file) for file in files)
     except OSError as error:
         raise BadDataError(f"{path}: {error.strerror}", remedy="name a text file") from None
     return tokens.encode(text)
 
 
-def _read(file: Path, most: int) -> bytes:
+def _read(file: Path) -> bytes:
     """A regular file's bytes: a device has no size, and no end."""
-    if not file.is_file():
+    if file.exists() and not file.is_file():
         raise BadDataError(f"{file} is not a file", remedy="name a text file")
-    with file.open("rb") as opened:
-        return opened.read(most)
+    return file.read_bytes()
 
 
 def _files(path: Path) -> list[Path]:

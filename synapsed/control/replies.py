@@ -64,11 +64,32 @@ async def body_as(request: Request, kind: Any, *, absent: bytes = b"") -> Any:
     if not data:
         raise MalformedError("this request needs a JSON body", remedy=SHAPES)
     try:
-        return msgspec.json.decode(data, type=kind)
+        return _decoded(data, kind)
     except msgspec.ValidationError as error:
         raise InvalidError(in_words(str(error)), remedy=SHAPES) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise MalformedError(f"the request's body is not JSON: {error}") from error
+
+
+def _decoded(data: bytes, kind: Any) -> Any:
+    """JSON has one kind of number: where a whole one is wanted, 3.0 is as good as 3."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        try:
+            return msgspec.convert(_whole(msgspec.json.decode(data)), kind)
+        except msgspec.ValidationError:
+            raise error from None
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return value
 
 
 async def path_of(text: str, *, to_write: bool = False) -> Path:
