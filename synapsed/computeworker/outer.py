@@ -9,9 +9,8 @@ gradients, and AdamW runs here instead (Kingma & Ba 2015; Loshchilov & Hutter 20
 Only results are authoritative: a result is a delta like any other and everybody adds its decoded
 values, exactly. The state behind it (v, AdamW's moments, what results left out) is a pure function
 of the group's committed chain: of each round's inputs, in their order, and the plan. Whoever has a
-round's inputs computes the same state and the same bytes of the result, which also checks the
-primary's work; so the three replicas each keep the state on their disks and nobody sends it. A
-successor that has none (it caught up by results alone) starts from nothing, which is allowed: the
+round's inputs could compute the same state and the same bytes of the result; the replicas do not do
+so yet, and endorse what their primary made. A successor starts from nothing, which is allowed: the
 next rounds lose some momentum and what the results had left out, no round is wrong.
 
 For that, only single elementwise operations are used here: nothing that a library may fuse or add
