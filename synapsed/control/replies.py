@@ -78,7 +78,7 @@ def _decoded(data: bytes, kind: Any) -> Any:
     except msgspec.ValidationError as error:
         try:
             return msgspec.convert(_whole(msgspec.json.decode(data)), kind)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, RecursionError):
             raise error from None
 
 
