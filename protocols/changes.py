@@ -8,7 +8,7 @@
     checkpoint   makes what a training has come to the model that newcomers pull
 
 Only the form is checked here. Whether a change is possible, and how risky it is, the ledger
-says (ledger_changes.py).
+says (ledger/possible.py).
 """
 
 import re
@@ -175,7 +175,7 @@ class TrainingChange(Message, frozen=True, tag_field="kind", tag="training"):
     """A model to train, how, and how its checkpoints are judged.
 
     The evaluation set stands here, before there is any checkpoint; which of its windows one is
-    judged by is drawn when it has been proposed (ledger_training.py).
+    judged by is drawn when it has been proposed (ledger/training.py).
     """
 
     model: Cid

@@ -18,7 +18,7 @@ from simnet.run import Result, run_scenario
 from simnet.scenario import Scenario
 from simnet.scenarioload import ScenarioError, load
 from simnet.virtual import cli as virtual
-from synapsed.supervise import leaves
+from synapsed.process.supervise import leaves
 
 EXIT_KEPT, EXIT_BROKEN, EXIT_USAGE = 0, 1, 2
 VIRTUAL = "virtual"

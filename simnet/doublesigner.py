@@ -16,17 +16,17 @@ from typing import Any
 
 import trio
 
-from protocols.chain import Head
-from protocols.council import Kind, Statement, signed_bytes
-from protocols.entries import Tick, encode_entry
+from protocols.ledger.chain import Head
+from protocols.ledger.council import Kind, Statement, signed_bytes
+from protocols.ledger.entries import Tick, encode_entry
 from protocols.peerid import parse_peer_id
-from protocols.raftmessages import PROTOCOL, Append, Signed, pack, unpack
+from protocols.raft.messages import PROTOCOL, Append, Signed, pack, unpack
 from protocols.realm import Realm
 from simnet.virtual.liar import branch
-from synapsed import genesis
 from synapsed.keys import Identity
-from synapsed.ledger_service import Founded, LedgerService
-from synapsed.ledger_store import LedgerStore, open_ledger_store
+from synapsed.ledger import genesis
+from synapsed.ledger.service import Founded, LedgerService
+from synapsed.ledger.store import LedgerStore, open_ledger_store
 from synapsed.net import (
     MemoryTable,
     Net,

@@ -1,4 +1,4 @@
-"""The client's side of `python -m synapsed.forkserver`: daemons that start in a tenth of a second.
+"""The client's side of `synapsed.process.forkserver`: daemons that start in a tenth of a second.
 
 The server ends its daemons when its input ends, and they end when it does: nothing outlives us,
 not even when we are killed.
@@ -17,7 +17,7 @@ import trio
 
 from protocols.errors import SynapseError
 
-FORK_SERVER = (sys.executable, "-m", "synapsed.forkserver")
+FORK_SERVER = (sys.executable, "-m", "synapsed.process.forkserver")
 
 HELLO_PATIENCE_S = 60.0
 """From start to `hello`: two seconds of imports on an idle machine, and this one may be busy."""
@@ -105,7 +105,7 @@ class ForkServer:
         if patience.cancelled_caught:
             raise ForkError(
                 f"the fork server did not start within {HELLO_PATIENCE_S:.0f} s",
-                remedy="run `python -m synapsed.forkserver` by hand to see why",
+                remedy="run `python -m synapsed.process.forkserver` by hand to see why",
             )
 
 

@@ -9,7 +9,8 @@ import msgspec
 from protocols.errors import SynapseError
 from simnet.daemon import Daemon
 from simnet.scenarioload import ScenarioError
-from synapsed import genesis, keys
+from synapsed import keys
+from synapsed.ledger import genesis
 
 if TYPE_CHECKING:
     from simnet.world import World

@@ -14,10 +14,10 @@ from typing import Any
 
 import trio
 
-from protocols.announcement import ShardBody, compose, seal_announcement
-from protocols.blocks import PROTOCOL, FetchRequest, ProveRequest, Refusal, decode_request
 from protocols.cid import parse_cid
 from protocols.codec import encode
+from protocols.gossip.announcement import ShardBody, compose, seal_announcement
+from protocols.tensors.blocks import PROTOCOL, FetchRequest, ProveRequest, Refusal, decode_request
 from synapsed.keys import Identity
 from synapsed.models.imports import import_model
 from synapsed.net import MemoryTable, Net, NetSettings, PeerBook, Stream, Verdict, open_net

@@ -6,8 +6,8 @@ import json
 import random
 from pathlib import Path
 
-from protocols.safetensors_header import LENGTH_BYTES, make_safetensors_header
-from protocols.tensorblock import FLAT, SAFETENSORS, Layout
+from protocols.tensors.safetensors_header import LENGTH_BYTES, make_safetensors_header
+from protocols.tensors.tensorblock import FLAT, SAFETENSORS, Layout
 from simnet.scenario import ModelSource
 from simnet.scenarioload import ScenarioError
 

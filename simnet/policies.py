@@ -7,7 +7,7 @@ context (`{wanted}`) and of numbers. The rest of the module is made from the slo
 from collections.abc import Mapping
 from pathlib import Path
 
-from protocols.slot_abi import WORD, Slot
+from protocols.slots.abi import WORD, Slot
 from synapsed.authoring import build
 from synapsed.authoring.skeleton import skeleton
 from synapsed.jail.jail import Jail

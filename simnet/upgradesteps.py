@@ -6,8 +6,8 @@ from typing import Any
 import trio
 
 from protocols.errors import SynapseError
-from protocols.safetensors_header import make_safetensors_header
-from protocols.slots import SLOTS
+from protocols.slots.closed_list import SLOTS
+from protocols.tensors.safetensors_header import make_safetensors_header
 from simnet import upgradeparts as u
 from simnet.councils import no_progress
 from simnet.daemon import Daemon

@@ -223,7 +223,7 @@ async def open_world(
 ) -> AsyncIterator[World]:
     """A world with no daemon started yet. On leaving, every process of it has ended.
 
-    Daemons are forked by `server`, a command that speaks as synapsed.forkserver does.
+    Daemons are forked by `server`, a command that speaks as synapsed.process.forkserver does.
 
     Homes lie in a temporary folder (a socket's path must be short) that is removed unless
     `keep`; the daemons' logs are copied to `logs`.

@@ -17,11 +17,14 @@ from typing import Any
 import trio
 
 from protocols.errors import RefusedError, SynapseError
-from synapsed import configload, keys, logs, paths, process_metrics, sdnotify
-from synapsed.config import Loaded
-from synapsed.lock import Lock
-from synapsed.stopping import Stopping
-from synapsed.supervise import leaves
+from synapsed import keys, paths
+from synapsed.config import load as configload
+from synapsed.config.options import Loaded
+from synapsed.process import logs, sdnotify
+from synapsed.process import metrics as process_metrics
+from synapsed.process.lock import Lock
+from synapsed.process.stopping import Stopping
+from synapsed.process.supervise import leaves
 
 log = logging.getLogger("synapsed")
 
@@ -121,8 +124,8 @@ def initialise(
     there says otherwise and `force` is not set; GenesisError, WrongGenesisError.
     """
     # Imported late: only who has a genesis file needs the ledger's rules to be told of it.
-    from protocols.ledger_errors import WrongGenesisError  # noqa: PLC0415
-    from synapsed import genesis as founding  # noqa: PLC0415
+    from protocols.ledger.errors import WrongGenesisError  # noqa: PLC0415
+    from synapsed.ledger import genesis as founding  # noqa: PLC0415
 
     payload = None if genesis is None else founding.load(genesis)
     if payload is not None:

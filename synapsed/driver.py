@@ -26,8 +26,8 @@ import trio
 
 from protocols.effects import Blame, Emit, Publish, Save, Send
 from protocols.errors import SynapseError
-from synapsed import supervise
 from synapsed.ports import Table
+from synapsed.process import supervise
 
 log = logging.getLogger(__name__)
 

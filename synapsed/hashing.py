@@ -13,7 +13,7 @@ FILE_CONTEXT = "synapse tensorblock v1 file"
 
 
 class Blake3Hasher:
-    """The hasher of protocols/tensorblock.py. Stateless to its callers, safe between threads."""
+    """The hasher of protocols/tensors/tensorblock.py. Stateless, safe between threads."""
 
     def __init__(self) -> None:
         # Copying a prepared hasher takes 0.3 µs, deriving a context again 0.5.

@@ -24,39 +24,42 @@ from pathlib import Path
 
 import trio
 
-from protocols import blocks, replication
-from protocols.heartbeat import Counters
-from protocols.slots import SLOTS
-from synapsed.adapters import Adapters
+from protocols.gossip.heartbeat import Counters
+from protocols.slots.closed_list import SLOTS
+from protocols.tensors import blocks
+from protocols.transfer import replication
 from synapsed.authoring.verdict import check_apart
-from synapsed.catalog_service import CatalogService
 from synapsed.compute.compute import Compute, ComputeSettings
-from synapsed.config import Config, Loaded
+from synapsed.config.inforce import InForce
+from synapsed.config.options import Config, Loaded
 from synapsed.control.meters import MessageMeter
 from synapsed.control.server import serve_control
-from synapsed.elsewhere import Network
-from synapsed.events import Event, EventBus
-from synapsed.eviction import Evictor
-from synapsed.examiner import Examiner
-from synapsed.inforce import InForce
+from synapsed.gossip.catalog import CatalogService
+from synapsed.gossip.liveness import LivenessService
+from synapsed.holdings.adapters import Adapters
+from synapsed.holdings.elsewhere import Network
+from synapsed.holdings.eviction import Evictor
+from synapsed.holdings.replicas import Declined, Replicas
+from synapsed.holdings.replicator import Replicator
+from synapsed.holdings.shards import Shards
+from synapsed.holdings.sources import CatalogSources
+from synapsed.holdings.uses import Uses
 from synapsed.jail.jail import Jail
 from synapsed.keys import Identity, verify
-from synapsed.ledger_service import Founded, LedgerService, open_founded
-from synapsed.liveness_service import LivenessService
-from synapsed.looplag import LoopLag
+from synapsed.ledger.examiner import Examiner
+from synapsed.ledger.service import Founded, LedgerService, open_founded
 from synapsed.net import Net, NetSettings, PeerBook, open_net
-from synapsed.overview import AGENT, Overview
+from synapsed.owner.overview import AGENT, Overview
+from synapsed.owner.upgrading import Upgrading
 from synapsed.parts import Parts
 from synapsed.paths import Paths
+from synapsed.process.events import Event, EventBus
+from synapsed.process.looplag import LoopLag
+from synapsed.process.supervise import Emit, supervise
+from synapsed.process.tally import Tally
 from synapsed.reach import Reach
-from synapsed.replicas import Declined, Replicas
-from synapsed.replicator import Replicator
-from synapsed.shards import Shards
-from synapsed.sources import CatalogSources
 from synapsed.store import Store
 from synapsed.store.errors import disk_errors
-from synapsed.supervise import Emit, supervise
-from synapsed.tally import Tally
 from synapsed.training import compose as training_of
 from synapsed.training.owner import Training
 from synapsed.training.proof import Proof
@@ -69,8 +72,6 @@ from synapsed.upgrades import compose as upgrades_of
 from synapsed.upgrades.modules import RESTORE_SECONDS
 from synapsed.upgrades.service import UpgradeService
 from synapsed.upgrades.soundness import Soundness
-from synapsed.upgrading import Upgrading
-from synapsed.uses import Uses
 
 log = logging.getLogger(__name__)
 

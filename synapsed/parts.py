@@ -3,33 +3,33 @@
 import msgspec
 import trio
 
-from synapsed.adapters import Adapters
-from synapsed.catalog_service import CatalogService
 from synapsed.compute.compute import Compute
-from synapsed.config import Loaded
+from synapsed.config.inforce import InForce
+from synapsed.config.options import Loaded
 from synapsed.control.meters import MessageMeter
-from synapsed.events import EventBus
-from synapsed.eviction import Evictor
-from synapsed.examiner import Examiner
-from synapsed.inforce import InForce
+from synapsed.gossip.catalog import CatalogService
+from synapsed.gossip.liveness import LivenessService
+from synapsed.holdings.adapters import Adapters
+from synapsed.holdings.eviction import Evictor
+from synapsed.holdings.replicas import Replicas
+from synapsed.holdings.replicator import Replicator
+from synapsed.holdings.shards import Shards
+from synapsed.holdings.uses import Uses
 from synapsed.jail.jail import Jail
 from synapsed.keys import Identity
-from synapsed.ledger_service import LedgerService
-from synapsed.liveness_service import LivenessService
-from synapsed.looplag import LoopLag
+from synapsed.ledger.examiner import Examiner
+from synapsed.ledger.service import LedgerService
 from synapsed.net import Net
 from synapsed.paths import Paths
+from synapsed.process.events import EventBus
+from synapsed.process.looplag import LoopLag
+from synapsed.process.tally import Tally
 from synapsed.reach import Reach
-from synapsed.replicas import Replicas
-from synapsed.replicator import Replicator
-from synapsed.shards import Shards
 from synapsed.store import Store
-from synapsed.tally import Tally
 from synapsed.training.service import TrainingService
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
 from synapsed.upgrades import Board, UpgradeService
-from synapsed.uses import Uses
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from protocols.validation import Verdict
+from protocols.gossip.validation import Verdict
 
 
 class Stream(Protocol):

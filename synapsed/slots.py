@@ -9,8 +9,8 @@ version fails: the service always has an answer.
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from protocols.slot_abi import Batch, Slot
-from protocols.slots import SLOTS
+from protocols.slots.abi import Batch, Slot
+from protocols.slots.closed_list import SLOTS
 
 NATIVE = 0
 """The version number of the references."""

@@ -15,11 +15,11 @@ import trio
 
 from protocols.changes import NATIVE, NO_LIMITS, CallLimits, UpgradeChange
 from protocols.cid import cid_of, cid_text, parse_cid
-from protocols.entries import YES, Body, Proposal, encode_entry
 from protocols.errors import SynapseError
-from protocols.ledger_signing import cast, submit
+from protocols.ledger.entries import YES, Body, Proposal, encode_entry
+from protocols.ledger.signing import cast, submit
 from protocols.manifest import ProposalManifest, encode_manifest
-from protocols.slots import SLOTS
+from protocols.slots.closed_list import SLOTS
 from simnet.councilparts import Founding, LedgersAgree
 from simnet.councils import ledger, no_progress
 from simnet.daemon import Daemon
@@ -28,9 +28,9 @@ from simnet.scenario import Import, Met, ModelSource, NobodyDied, Promise, Scena
 from simnet.upgradechecks import slot_of, upgrades
 from simnet.upgradeparts import RANKING, Adapters, Choose, Upgrade
 from simnet.world import World, open_world
-from synapsed import genesis
 from synapsed.control import ledgermodels as ledger_said
 from synapsed.control import upgrademodels as said
+from synapsed.ledger import genesis
 
 DAEMONS = 4
 WINDOW_S, DELAY_S, STAGE_S = 2.0, 1.0, 0.8

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols.slots import SLOTS
+from protocols.slots.closed_list import SLOTS
 from synapsed.authoring.languages import LANGUAGES
 from synapsed.authoring.question import Question
 from synapsed.authoring.tools import MissingToolError

@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,13 @@ _PRELOAD = [
     "synapsed.cli.output",
     "synapsed.control.client",
 ]
+
+_PATIENCE_S = 60.0
+
+_POLLING = threading.Lock()
+"""Held around all that reads how a process ended. `start()` looks after every other process of
+ours too, and a second reader of the one exit code finds the pipe empty, which multiprocessing
+takes for an exit code of 255; after `close()` the pipe's number may be somebody else's."""
 
 
 class Files(NamedTuple):
@@ -29,20 +38,22 @@ class Files(NamedTuple):
 
 
 def run(arguments: list[str], env: dict[str, str], stdin: bytes) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of `synapsectl ARGUMENTS`. Blocks."""
+    """(exit code, stdout, stderr) of `synapsectl ARGUMENTS`. Threads may call it at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
         files = Files(*(Path(folder) / name for name in Files._fields))
         files.stdin.write_bytes(stdin)
         process = context.Process(target=_child, args=(arguments, env, files))
-        process.start()
-        process.join(60)
-        if process.exitcode is None:
+        with _POLLING:
+            process.start()
+        # Not join(): it reads the exit code, and nobody may hold the lock for as long as it waits.
+        if not wait([process.sentinel], _PATIENCE_S):
             process.kill()
-            process.join()
-        code = process.exitcode
-        process.close()
+            wait([process.sentinel])
+        with _POLLING:
+            code = process.exitcode
+            process.close()
         return code, files.stdout.read_text(), files.stderr.read_text()
 
 

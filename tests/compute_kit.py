@@ -16,7 +16,7 @@ import numpy
 import trio
 
 from protocols.learn.plan import Phase, Plan
-from protocols.safetensors_header import make_safetensors_header
+from protocols.tensors.safetensors_header import make_safetensors_header
 from synapsed.compute.compute import Compute, ComputeSettings
 
 TEXT = (

@@ -3,7 +3,7 @@
 from typing import Any
 
 from protocols.cid import parse_cid
-from protocols.entries import YES, Verdict
+from protocols.ledger.entries import YES, Verdict
 from tests.ledger_book import MEMBERS, Book
 from tests.upgrade_book import report, rollout
 
@@ -47,7 +47,7 @@ class NodeBook(Book):
         self.later(self.state.params["upgrade.stage_ms"])
 
     def _heard(self, slot: str, member: Any) -> bool:
-        from protocols.rollout import is_heard
+        from protocols.ledger.rollout import is_heard
 
         return is_heard(rollout(self, slot), member.identity)
 

@@ -5,10 +5,15 @@ from collections.abc import AsyncGenerator, Callable
 
 import trio
 
-from protocols import archive, work
 from protocols.cid import cid_of, cid_text
-from protocols.council import Certificate, Kind, Statement, signed_bytes
-from protocols.entries import (
+from protocols.errors import SynapseError
+from protocols.follow import archive
+from protocols.follow.history import History
+from protocols.follow.inclusion import prove_inclusion
+from protocols.follow.log import MemoryLog
+from protocols.ledger import work
+from protocols.ledger.council import Certificate, Kind, Statement, signed_bytes
+from protocols.ledger.entries import (
     CHOICES,
     Approval,
     EpochEntry,
@@ -17,14 +22,10 @@ from protocols.entries import (
     decode_entry,
     encode_entry,
 )
-from protocols.errors import SynapseError
-from protocols.followhistory import History
-from protocols.followlog import MemoryLog
-from protocols.inclusion import prove_inclusion
-from protocols.ledger_signing import batch, cast, submission_id, submit, work_subject
-from protocols.ledger_submissions import work_bits
+from protocols.ledger.proof import Link
+from protocols.ledger.signing import batch, cast, submission_id, submit, work_subject
+from protocols.ledger.submissions import work_bits
 from protocols.manifest import encode_manifest
-from protocols.proof import Link
 from protocols.realm import Realm
 from synapsed.control import drafts, entryview
 from synapsed.control import ledgermodels as said

@@ -16,14 +16,14 @@ from pathlib import Path
 import msgspec
 import trio
 
-from protocols.announcement import AdapterBody, KernelBody
 from protocols.cid import cid_of, cid_text, parse_cid
 from protocols.codec import encode
 from protocols.errors import NotHeldError
+from protocols.gossip.announcement import AdapterBody, KernelBody
 from protocols.manifest import FileRef, encode_manifest
 from protocols.peerid import parse_peer_id, peer_id_of, peer_id_text
 from synapsed import models as library
-from synapsed.config import Config, Loaded, schema
+from synapsed.config.options import Config, Loaded, schema
 from synapsed.control import drafts
 from synapsed.control import ledgermodels as said
 from synapsed.control import models as shapes
@@ -35,7 +35,7 @@ from synapsed.control.problems import (
     UnknownError,
 )
 from synapsed.doctor.report import Check
-from synapsed.events import EventBus
+from synapsed.process.events import EventBus
 from synapsed.store import Store
 from synapsed.store.importing import copy, survey
 from tests.control_learning import MemoryLearning

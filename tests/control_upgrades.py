@@ -8,18 +8,18 @@ from typing import Any, cast
 
 import trio
 
-from protocols.announcement import UpgradeBody
 from protocols.cid import cid_text
-from protocols.slots import SLOTS
-from synapsed.config import Config, Loaded
+from protocols.gossip.announcement import UpgradeBody
+from protocols.slots.closed_list import SLOTS
+from synapsed.config.options import Config, Loaded
 from synapsed.control import ledgermodels as said
 from synapsed.jail.jail import Jail
+from synapsed.owner.upgrading import Upgrading
 from synapsed.upgrades import Board, UpgradeService
 from synapsed.upgrades.memory import Memory
 from synapsed.upgrades.modules import Modules
 from synapsed.upgrades.recorder import Recorder
 from synapsed.upgrades.trials import Trials
-from synapsed.upgrading import Upgrading
 from tests.upgrades_kit import Elsewhere, Me
 
 

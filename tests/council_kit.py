@@ -2,8 +2,8 @@
 
 import hashlib
 
-from protocols.chain import Head
-from protocols.council import (
+from protocols.ledger.chain import Head
+from protocols.ledger.council import (
     Certificate,
     Council,
     Kind,

@@ -51,7 +51,7 @@ def _node(kind: str) -> types.ModuleType:
 
 
 def _unhurried() -> None:
-    from synapsed import stopping
+    from synapsed.process import stopping
 
     stopping.DEADLINE_S, stopping.LAST_RESORT_S = 60.0, 61.0
 
@@ -62,7 +62,7 @@ if __name__ == "__main__":
     if os.environ.pop("UNHURRIED", ""):
         _unhurried()
     if sys.argv[2:] == ["forkserver"]:
-        from synapsed.forkserver import main as serve
+        from synapsed.process.forkserver import main as serve
 
         serve()
     else:

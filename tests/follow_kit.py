@@ -6,9 +6,9 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from protocols.council import Certificate, Instant
 from protocols.effects import Blame, Emit, Publish, Save, Send
-from protocols.follow import (
+from protocols.follow.chain import Advanced
+from protocols.follow.follower import (
     Alarm,
     Event,
     Follower,
@@ -19,11 +19,11 @@ from protocols.follow import (
     Settings,
     Start,
 )
-from protocols.followchain import Advanced
-from protocols.followmessages import MAX_MESSAGE, PROTOCOL, Frame, Said, frame
+from protocols.follow.messages import MAX_MESSAGE, PROTOCOL, Frame, Said, frame
+from protocols.gossip.validation import Verdict
+from protocols.ledger.council import Certificate, Instant
 from protocols.packing import unpack
-from protocols.raftports import Accuse
-from protocols.validation import Verdict
+from protocols.raft.ports import Accuse
 from tests.gossip_kit import MacIdentity, mac_verify
 from tests.ledger_world import BEGAN, NETWORK, Branch
 from tests.participant_world import Disk

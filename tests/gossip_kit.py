@@ -3,7 +3,9 @@
 import hashlib
 from typing import Any
 
-from protocols.announcement import (
+from protocols.cid import cid_of
+from protocols.envelope import Sign, Verify
+from protocols.gossip.announcement import (
     AdapterBody,
     Announcement,
     BenchmarkClaim,
@@ -16,9 +18,7 @@ from protocols.announcement import (
     compose,
     seal_announcement,
 )
-from protocols.catalog import Catalog, CatalogLimits
-from protocols.cid import cid_of
-from protocols.envelope import Sign, Verify
+from protocols.gossip.catalog import Catalog, CatalogLimits
 from protocols.peerid import peer_id_of
 from synapsed.keys import Identity, verify
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from protocols.risk import Risk
-from protocols.slot_abi import (
+from protocols.ledger.risk import Risk
+from protocols.slots.abi import (
     I64_MAX,
     I64_MIN,
     WORD,

@@ -8,10 +8,10 @@ from nacl.signing import SigningKey, VerifyKey
 
 from protocols.changes import Change
 from protocols.cid import cid_of
-from protocols.entries import Body, Founder, Proposal, Vote, encode_entry
-from protocols.ledger import LedgerState
-from protocols.ledger_genesis import compose
-from protocols.ledger_signing import approve, batch, candidacy, cast, submit
+from protocols.ledger.entries import Body, Founder, Proposal, Vote, encode_entry
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.genesis import compose
+from protocols.ledger.signing import approve, batch, candidacy, cast, submit
 from protocols.manifest import ProposalManifest, encode_manifest
 from protocols.peerid import peer_id_of
 

@@ -9,21 +9,21 @@ from typing import Any
 import trio
 import trio.testing
 
-from protocols import followlog
-from protocols.council import Instant
+from protocols.council.participant import Settled
 from protocols.effects import Save
-from protocols.entries import Body, Note
-from protocols.follow import Follower, Start
-from protocols.followchain import Advanced
-from protocols.ledger_signing import submit
-from protocols.participant import Settled
-from synapsed import genesis
-from synapsed.events import EventBus
-from synapsed.genesis import Member
+from protocols.follow import log as followlog
+from protocols.follow.chain import Advanced
+from protocols.follow.follower import Follower, Start
+from protocols.ledger.council import Instant
+from protocols.ledger.entries import Body, Note
+from protocols.ledger.signing import submit
 from synapsed.keys import Identity, verify
-from synapsed.ledger_service import Founded, LedgerService
-from synapsed.ledger_store import LedgerStore, open_ledger_store
+from synapsed.ledger import genesis
+from synapsed.ledger.genesis import Member
+from synapsed.ledger.service import Founded, LedgerService
+from synapsed.ledger.store import LedgerStore, open_ledger_store
 from synapsed.net.errors import PeerUnreachableError
+from synapsed.process.events import EventBus
 from tests.pipes import PipeNet
 
 NETWORK = "test"

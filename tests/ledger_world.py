@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from protocols.chain import Head
 from protocols.changes import ParameterChange
 from protocols.cid import cid_of
-from protocols.council import Certificate, Instant, Kind, Statement, signed_bytes
-from protocols.entries import Body, Founder, Note, Proposal, Vote, encode_entry, settings_of
 from protocols.envelope import Verify
-from protocols.ledger import LedgerState
-from protocols.ledger_genesis import compose
-from protocols.ledger_signing import cast, submit
+from protocols.ledger.chain import Head
+from protocols.ledger.council import Certificate, Instant, Kind, Statement, signed_bytes
+from protocols.ledger.entries import Body, Founder, Note, Proposal, Vote, encode_entry, settings_of
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.genesis import compose
+from protocols.ledger.signing import cast, submit
 from protocols.manifest import ProposalManifest, encode_manifest
 from synapsed.keys import Identity
 from tests.gossip_kit import MacIdentity, mac_verify

@@ -28,8 +28,8 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
+from protocols.gossip.validation import Verdict
 from protocols.peerid import parse_peer_id
-from protocols.validation import Verdict
 from synapsed.keys import Identity
 from synapsed.net import MemoryTable, Net, NetSettings, PeerBook, open_net
 from synapsed.net.addresses import parse

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
-from protocols.council import Instant
+from protocols.council.errands import Examine, SeatKey
+from protocols.council.participant import Participant, Received, Settings, Settled, Submit
 from protocols.effects import Blame, Emit, Publish, Save, Send
-from protocols.entries import Body
-from protocols.errands import Examine, SeatKey
-from protocols.follow import Alarm, PeerDown, PeerUp, Start
-from protocols.followchain import Advanced
-from protocols.ledger_signing import submit
-from protocols.participant import Participant, Received, Settings, Settled, Submit
-from protocols.raftstate import blank_state
-from protocols.validation import Verdict
+from protocols.follow.chain import Advanced
+from protocols.follow.follower import Alarm, PeerDown, PeerUp, Start
+from protocols.gossip.validation import Verdict
+from protocols.ledger.council import Instant
+from protocols.ledger.entries import Body
+from protocols.ledger.signing import submit
+from protocols.raft.state import blank_state
 from tests.gossip_kit import MacIdentity, mac_verify
 from tests.ledger_world import BEGAN, NETWORK, Branch, Key
 

@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from protocols.errors import LimitError, MalformedError
-from protocols.validation import Verdict
+from protocols.gossip.validation import Verdict
 from synapsed.net.errors import (
     PeerUnreachableError,
     ProtocolUnsupportedError,

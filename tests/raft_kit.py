@@ -10,8 +10,11 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from protocols.chain import Head, Header, Spine
-from protocols.council import (
+from protocols.effects import Blame, Emit, Save, Send
+from protocols.envelope import Verify
+from protocols.errors import RefusedError
+from protocols.ledger.chain import Head, Header, Spine
+from protocols.ledger.council import (
     Certificate,
     Council,
     Instant,
@@ -24,13 +27,9 @@ from protocols.council import (
     check_guilt,
     signed_bytes,
 )
-from protocols.effects import Blame, Emit, Save, Send
-from protocols.envelope import Verify
-from protocols.errors import RefusedError
-from protocols.raft import Replica
-from protocols.raftlog import ENTRY
-from protocols.raftmessages import Signed, TimedOut, unpack
-from protocols.raftports import (
+from protocols.raft.log import ENTRY
+from protocols.raft.messages import Signed, TimedOut, unpack
+from protocols.raft.ports import (
     Accuse,
     Alarm,
     Behind,
@@ -42,7 +41,8 @@ from protocols.raftports import (
     Start,
     Submitted,
 )
-from protocols.raftstate import Vows, blank_state
+from protocols.raft.replica import Replica
+from protocols.raft.state import Vows, blank_state
 from protocols.realm import Realm
 from tests.gossip_kit import MacIdentity, mac_verify
 

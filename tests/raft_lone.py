@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from protocols.chain import Head, chain_hash
-from protocols.council import Certificate, Council, Instant, Kind, Opening, Statement
 from protocols.effects import Save, Send
-from protocols.raft import Replica
-from protocols.raftmessages import Append, Fetched, Message, Opened, Signed, pack, unpack
-from protocols.raftports import Alarm, Event, Ratify, Received, Start
-from protocols.raftstate import blank_state
+from protocols.ledger.chain import Head, chain_hash
+from protocols.ledger.council import Certificate, Council, Instant, Kind, Opening, Statement
+from protocols.raft.messages import Append, Fetched, Message, Opened, Signed, pack, unpack
+from protocols.raft.ports import Alarm, Event, Ratify, Received, Start
+from protocols.raft.replica import Replica
+from protocols.raft.state import blank_state
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import (
     NETWORK,

@@ -1,7 +1,7 @@
 """What the scripted tests of the council's rules share: four seats, and who leads when."""
 
-from protocols.council import Certificate, Kind, start_certificate
-from protocols.raftmessages import (
+from protocols.ledger.council import Certificate, Kind, start_certificate
+from protocols.raft.messages import (
     Suspicion,
 )
 from tests.raft_kit import (

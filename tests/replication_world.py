@@ -9,9 +9,9 @@ import random
 from itertools import count
 from typing import Any
 
-from protocols.copies import GROUP_TILES
 from protocols.effects import Blame
-from protocols.replication import (
+from protocols.transfer.copies import GROUP_TILES
+from protocols.transfer.replication import (
     AliveChanged,
     HoldersChanged,
     Learn,
@@ -24,7 +24,7 @@ from protocols.replication import (
     StartRepair,
     Tick,
 )
-from protocols.shelf import Holding
+from protocols.transfer.shelf import Holding
 from tests.gossip_kit import MacIdentity, cid
 
 MODEL = cid("model")

@@ -1,4 +1,4 @@
-"""A swarm in virtual time: many pulls by protocols/schedule.py over shaped uploads.
+"""A swarm in virtual time: many pulls by protocols/transfer/schedule.py over shaped uploads.
 
 Time goes in steps. In each, every uploader sends what its rate allows, a sub-tile's worth at a
 time, in turn to the peers that wait for it: what the real server does with its limiter. Peers
@@ -8,11 +8,11 @@ hear each other's holdings every POLL seconds. Nothing is random.
 from collections import deque
 from collections.abc import Callable
 
-from protocols.blocks import Holding
-from protocols.chunks import Run
-from protocols.pullpeer import Assignment
-from protocols.schedule import Schedule
-from protocols.tensorblock import SUBTILE, Layout
+from protocols.tensors.blocks import Holding
+from protocols.tensors.chunks import Run
+from protocols.tensors.tensorblock import SUBTILE, Layout
+from protocols.transfer.pullpeer import Assignment
+from protocols.transfer.schedule import Schedule
 
 STEP = 0.02
 POLL = 0.4

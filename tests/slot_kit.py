@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from protocols.slot_abi import Batch, Run, Slot
-from protocols.slots import SLOTS
+from protocols.slots.abi import Batch, Run, Slot
+from protocols.slots.closed_list import SLOTS
 from synapsed.slots import NativeOperation
 
 

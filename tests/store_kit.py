@@ -5,9 +5,9 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from protocols.hashtree import HASH_BYTES
 from protocols.manifest import FileRef, Layout
-from protocols.safetensors_header import make_safetensors_header
+from protocols.tensors.hashtree import HASH_BYTES
+from protocols.tensors.safetensors_header import make_safetensors_header
 from synapsed.store import HeldFile, Store
 from synapsed.store.shape import shape_of_file
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from protocols.announcement import AdapterBody
+from protocols.gossip.announcement import AdapterBody
 from protocols.manifest import AdapterManifest, FileRef
-from protocols.slot_abi import Batch
-from protocols.slot_adapter_ranking import ADAPTERS, SCORE
-from synapsed.adapters import Adapters
-from synapsed.catalog_service import CatalogService
+from protocols.slots.abi import Batch
+from protocols.slots.adapter_ranking import ADAPTERS, SCORE
 from synapsed.control.drafts import adapter_body
-from synapsed.events import EventBus
+from synapsed.gossip.catalog import CatalogService
+from synapsed.holdings.adapters import Adapters
+from synapsed.holdings.replicas import Declined, Replicas
 from synapsed.models import import_artefact, import_model
-from synapsed.replicas import Declined, Replicas
+from synapsed.process.events import EventBus
 from synapsed.store.reasons import IMPORTED, PUBLISHED, REPLICA
 from tests.eviction_kit import Elsewhere, Slots, Told
 from tests.gossip_kit import NETWORK, NOW, identity, sealed

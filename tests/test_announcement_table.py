@@ -7,7 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocols.announcement import (
+from protocols.cid import cid_of
+from protocols.codec import encode
+from protocols.envelope import domain, seal
+from protocols.errors import MalformedError
+from protocols.gossip.announcement import (
     MAX_ANNOUNCEMENT,
     MAX_LIFETIME,
     MAX_RUNS,
@@ -25,11 +29,7 @@ from protocols.announcement import (
     kind_of,
     kind_of_body,
 )
-from protocols.cid import cid_of
-from protocols.codec import encode
-from protocols.envelope import domain, seal
-from protocols.errors import MalformedError
-from protocols.validation import Verdict
+from protocols.gossip.validation import Verdict
 from synapsed.keys import verify
 from tests.gossip_kit import (
     HOUR,

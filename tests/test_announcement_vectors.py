@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from protocols.announcement import Hearing, Source, judge
-from protocols.validation import Verdict
+from protocols.gossip.announcement import Hearing, Source, judge
+from protocols.gossip.validation import Verdict
 from synapsed.keys import verify
 from tests.gossip_kit import NOW, catalog, identity
 from tests.vectors.make_gossip import everything

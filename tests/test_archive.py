@@ -4,15 +4,21 @@ from collections.abc import Callable
 
 import pytest
 
-from protocols.archive import MAGIC, ArchiveReader, BrokenArchiveError, export, verify_archive
-from protocols.chain import BrokenPathError
-from protocols.council import BadCertificateError
 from protocols.errors import MalformedError, NotHeldError
-from protocols.followhistory import History
-from protocols.followlog import MemoryLog
-from protocols.inclusion import check_inclusion, prove_inclusion
-from protocols.ledger_errors import WrongGenesisError
-from protocols.proof import Link, ProofError, WrongNetworkError
+from protocols.follow.archive import (
+    MAGIC,
+    ArchiveReader,
+    BrokenArchiveError,
+    export,
+    verify_archive,
+)
+from protocols.follow.history import History
+from protocols.follow.inclusion import check_inclusion, prove_inclusion
+from protocols.follow.log import MemoryLog
+from protocols.ledger.chain import BrokenPathError
+from protocols.ledger.council import BadCertificateError
+from protocols.ledger.errors import WrongGenesisError
+from protocols.ledger.proof import Link, ProofError, WrongNetworkError
 from tests.gossip_kit import mac_verify
 from tests.ledger_world import NETWORK, Branch
 

@@ -8,22 +8,22 @@ import pytest
 import trio
 import trio.testing
 
-from protocols.archive import verify_archive
 from protocols.cid import parse_cid
-from protocols.entries import MAX_NOTE
 from protocols.errors import MalformedError
-from protocols.inclusion import check_inclusion
-from protocols.ledger_errors import NoChangeError, NotOpenError, OutOfRangeError
-from protocols.ledger_signing import approval_message
+from protocols.follow.archive import verify_archive
+from protocols.follow.inclusion import check_inclusion
+from protocols.ledger.entries import MAX_NOTE
+from protocols.ledger.errors import NoChangeError, NotOpenError, OutOfRangeError
+from protocols.ledger.signing import approval_message
 from protocols.peerid import parse_peer_id, peer_id_text
-from synapsed import silence
-from synapsed.assembly import Assembly
-from synapsed.configload import load
+from synapsed.config.inforce import InForce
+from synapsed.config.load import load
 from synapsed.control import ledgermodels as said
 from synapsed.control.models import Progress
 from synapsed.control.problems import ArtefactUnavailableError, NoGenesisError, UnknownError
-from synapsed.inforce import InForce
 from synapsed.keys import Key, verify
+from synapsed.ledger import silence
+from synapsed.owner.assembly import Assembly
 from tests.ledger_kit import NETWORK, Daemon, world
 
 SECOND = 1000

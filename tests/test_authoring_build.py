@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from protocols.slots import SLOTS
-from protocols.wasm_module import ModuleLimits, ModuleRefusedError, inspect
+from protocols.slots.closed_list import SLOTS
+from protocols.slots.wasm_module import ModuleLimits, ModuleRefusedError, inspect
 from synapsed.authoring import build, skeleton, tools
 from synapsed.authoring.apart import BuildFailedError
 from synapsed.authoring.build import NotBuiltError, OtherBytesError, UnreadableError

@@ -5,8 +5,8 @@ import pytest
 
 from protocols.draw import Draw
 from protocols.manifest import Benchmark
-from protocols.slot_abi import Batch
-from protocols.slots import SLOTS
+from protocols.slots.abi import Batch
+from protocols.slots.closed_list import SLOTS
 from synapsed.authoring import check as checking
 from synapsed.authoring import pairs, recorded, sample, verdict
 from synapsed.authoring.check import NoSlotError, check

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from protocols.slot_abi import Batch
-from protocols.slots import SLOTS
+from protocols.slots.abi import Batch
+from protocols.slots.closed_list import SLOTS
 from synapsed.authoring import docs, layout, skeleton
 from synapsed.authoring.languages import LANGUAGES
 

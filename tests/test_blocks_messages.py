@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols import blocks
-from protocols.blocks import (
+from protocols.cid import cid_of
+from protocols.codec import encode
+from protocols.errors import LimitError, MalformedError
+from protocols.tensors import blocks
+from protocols.tensors.blocks import (
     MAX_ANSWER,
     MAX_FETCH_LEAVES,
     MAX_HAVE_ROOTS,
@@ -27,9 +30,6 @@ from protocols.blocks import (
     decode_answer,
     decode_request,
 )
-from protocols.cid import cid_of
-from protocols.codec import encode
-from protocols.errors import LimitError, MalformedError
 
 ROOT = bytes(range(32))
 CID = cid_of(b"block")

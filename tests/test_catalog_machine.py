@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.announcement import Body, announcement_id
-from protocols.catalog import (
+from protocols.codec import encode
+from protocols.effects import Blame, Emit, Publish, Save
+from protocols.errors import LimitError, NotHeldError
+from protocols.gossip.announcement import Body, announcement_id
+from protocols.gossip.catalog import (
     MAX_PASSED,
     PASSED_FOR,
     SUBJECT_SPACING,
@@ -21,12 +24,9 @@ from protocols.catalog import (
     Tick,
     Withdraw,
 )
-from protocols.codec import encode
-from protocols.effects import Blame, Emit, Publish, Save
-from protocols.errors import LimitError, NotHeldError
-from protocols.peerscore import Fault
-from protocols.shelf import Holding
-from protocols.validation import Verdict
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.validation import Verdict
+from protocols.transfer.shelf import Holding
 from tests.gossip_kit import (
     HOUR,
     NOW,

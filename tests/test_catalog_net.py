@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from synapsed.catalog_service import CatalogService
-from synapsed.events import EventBus
-from synapsed.liveness_service import LivenessService
+from synapsed.gossip.catalog import CatalogService
+from synapsed.gossip.liveness import LivenessService
 from synapsed.net import NetSettings, PeerBook, open_net
+from synapsed.process.events import EventBus
 from tests.gossip_kit import NETWORK, bodies, cid, identity
 from tests.pipes import MemoryTable
 

@@ -10,22 +10,22 @@ import pytest
 import trio
 import trio.testing
 
-from protocols.catalog import CatalogLimits
+from protocols.gossip.catalog import CatalogLimits
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.reconcile import MAX_TURNS, PROTOCOL, Conversation, Fingerprint, Turn
 from protocols.packing import pack
-from protocols.peerscore import Fault
-from protocols.reconcile import MAX_TURNS, PROTOCOL, Conversation, Fingerprint, Turn
-from synapsed.catalog_service import (
+from synapsed.driver import BACKLOG
+from synapsed.driver import BREATH as DRIVERS_BREATH
+from synapsed.gossip.catalog import (
     BREATH,
     FAIR_SECONDS,
     MAX_SERVED,
     RECONCILE_LATEST,
     CatalogService,
 )
-from synapsed.driver import BACKLOG
-from synapsed.driver import BREATH as DRIVERS_BREATH
-from synapsed.events import EventBus
 from synapsed.keys import Identity
 from synapsed.net.errors import StreamClosedError
+from synapsed.process.events import EventBus
 from synapsed.store.errors import DiskFullError
 from tests.gossip_kit import NETWORK, NOW, bodies, cid, identity, sealed, shard
 from tests.pipes import MemoryTable, PipeNet
@@ -332,12 +332,12 @@ async def test_who_was_turned_away_asks_again(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A conversation that ends before it began has compared nothing."""
-    monkeypatch.setattr("synapsed.catalog_service.MAX_SERVED", 0)
+    monkeypatch.setattr("synapsed.gossip.catalog.MAX_SERVED", 0)
     async with daemons(2, {0: 5}) as (old, new):
         new.net.connect(old.net)
         await trio.sleep(0.5)
         assert len(new.catalog) == 0
-        monkeypatch.setattr("synapsed.catalog_service.MAX_SERVED", 4)
+        monkeypatch.setattr("synapsed.gossip.catalog.MAX_SERVED", 4)
         with trio.fail_after(6):
             while len(new.catalog) < 5:
                 await trio.sleep(0.1)

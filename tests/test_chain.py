@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.chain import (
+from protocols.ledger.chain import (
     MAX_PATH,
     BrokenPathError,
     Head,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.params import REGISTRY
+from protocols.ledger.params import REGISTRY
 from synapsed.cli.amounts import about, amount, parse_amount, percent, within
 
 SAID = [

@@ -263,9 +263,9 @@ def test_every_code_of_the_store_and_the_net_has_a_status():
     from protocols.errors import SynapseError
     from synapsed.control import problems
 
-    for module in ("net.errors", "transfer.errors", "models", "genesis", "examiner"):
+    for module in ("net.errors", "transfer.errors", "models", "ledger.genesis", "ledger.examiner"):
         __import__(f"synapsed.{module}")
-    for module in ("ledger_errors", "poolitems", "changes"):
+    for module in ("ledger.errors", "council.poolitems", "changes"):
         __import__(f"protocols.{module}")
     import synapsed.doctor
     import synapsed.paths

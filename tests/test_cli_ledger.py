@@ -10,16 +10,16 @@ import pytest
 import trio
 
 from protocols.cid import cid_of, cid_text, parse_cid
-from protocols.entries import NO, YES, Note, encode_entry
-from protocols.ledger_signing import batch
+from protocols.ledger.entries import NO, YES, Note, encode_entry
+from protocols.ledger.signing import batch
 from protocols.peerid import peer_id_text
-from synapsed import genesis as founding
 from synapsed import keys
 from synapsed.__main__ import main as synapsed
 from synapsed.cli.genesis import FounderInfo, GenesisInfo
 from synapsed.cli.human import HumanKeyInfo
 from synapsed.cli.ledger import Newest
 from synapsed.control import ledgermodels as said
+from synapsed.ledger import genesis as founding
 from tests.control_fixtures import (  # noqa: F401
     CLI,
     daemon_fixture,

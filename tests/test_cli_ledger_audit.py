@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from protocols.entries import Note
-from synapsed import genesis as founding
+from protocols.ledger.entries import Note
 from synapsed.cli.ledger import Newest
 from synapsed.cli.offline import Proven, Verified
 from synapsed.control import ledgermodels as said
+from synapsed.ledger import genesis as founding
 from tests.control_fixtures import (  # noqa: F401
     daemon_fixture,
     origin_fixture,

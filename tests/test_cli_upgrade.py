@@ -10,7 +10,7 @@ import trio
 
 from protocols.cid import cid_of, cid_text, parse_cid
 from protocols.draw import Draw
-from protocols.slots import SLOTS
+from protocols.slots.closed_list import SLOTS
 from synapsed.authoring.question import Checked
 from synapsed.cli.upgradeauthor import BuiltInfo, Slots
 from synapsed.cli.upgradeshow import Shown

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synapsed.config import PROFILES, Config, schema, value_at
-from synapsed.configload import (
+from synapsed.config.load import (
     ConfigError,
     convert_options,
     env_name,
@@ -16,7 +15,8 @@ from synapsed.configload import (
     render,
     write_config,
 )
-from synapsed.tomllines import key_lines
+from synapsed.config.options import PROFILES, Config, schema, value_at
+from synapsed.config.tomllines import key_lines
 
 PEER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 SHIPPED = Path(__file__).parent.parent / "configs" / "synapsed.toml"

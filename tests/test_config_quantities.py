@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synapsed.quantities import Rate, Seconds, Size
+from synapsed.config.quantities import Rate, Seconds, Size
 
 
 @pytest.mark.parametrize(

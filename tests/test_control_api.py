@@ -13,7 +13,7 @@ from protocols.cid import cid_of, cid_text
 from synapsed.control import models
 from synapsed.control.client import DaemonError
 from synapsed.control.server import RECENT_EVENTS, remember
-from synapsed.events import Event
+from synapsed.process.events import Event
 from tests.control_fixtures import Daemon, daemon_fixture, origin_fixture  # noqa: F401
 from tests.control_node import FRIEND, GONE, SELF, write_model
 

@@ -10,7 +10,7 @@ from synapsed.control import models
 from synapsed.control.client import DaemonError
 from synapsed.control.jobs import JOB_LIMIT, Job, JobBoard
 from synapsed.control.problems import BusyError, CancelledError
-from synapsed.events import EventBus
+from synapsed.process.events import EventBus
 from tests.control_fixtures import Daemon, big_fixture, daemon_fixture, origin_fixture  # noqa: F401
 
 

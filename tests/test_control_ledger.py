@@ -5,12 +5,12 @@ import base64
 import msgspec
 import pytest
 
-from protocols.chain import Header, chain_hash, payload_hash, skip_index
 from protocols.cid import cid_of, cid_text, parse_cid
-from protocols.council import Certificate
-from protocols.entries import MAX_SUBMISSION, NO, YES, Note, encode_entry
 from protocols.keytext import key_text
-from protocols.ledger_signing import approval_message, batch, submit
+from protocols.ledger.chain import Header, chain_hash, payload_hash, skip_index
+from protocols.ledger.council import Certificate
+from protocols.ledger.entries import MAX_SUBMISSION, NO, YES, Note, encode_entry
+from protocols.ledger.signing import approval_message, batch, submit
 from protocols.peerid import peer_id_text
 from synapsed.control import ledgermodels as said
 from synapsed.control import models
@@ -533,7 +533,7 @@ def test_requests_of_the_client_are_those_of_the_schema():
 
 
 def test_a_certificate_of_an_unknown_council_names_nobody():
-    from protocols.council import Kind, Statement
+    from protocols.ledger.council import Kind, Statement
     from synapsed.control.entryview import certificate_info
 
     said_ = Statement(Kind.CERTIFICATE_ACK, 9, 1, 5, bytes(32))

@@ -18,7 +18,7 @@ from synapsed.control import connection, gate, server
 from synapsed.control.bind import SocketNotOursError, bind
 from synapsed.control.problems import ConflictError
 from synapsed.control.server import serve_control
-from synapsed.events import EventBus
+from synapsed.process.events import EventBus
 from tests.control_fixtures import daemon_fixture, origin_fixture  # noqa: F401
 from tests.control_node import MemoryNode
 

@@ -3,7 +3,7 @@
 import trio
 import trio.testing
 
-from synapsed.events import READER_BACKLOG, EventBus
+from synapsed.process.events import READER_BACKLOG, EventBus
 
 
 async def test_every_reader_hears_everything_in_order() -> None:

@@ -1,8 +1,8 @@
 """Rule 6 outside the council: what its last quorum signed past its epoch's end ratifies nothing."""
 
-from protocols.council import Certificate, Kind, Statement, signed_bytes
-from protocols.followchain import RatifiedChain
-from protocols.proof import Proof
+from protocols.follow.chain import RatifiedChain
+from protocols.ledger.council import Certificate, Kind, Statement, signed_bytes
+from protocols.ledger.proof import Proof
 from tests.follow_kit import Town
 from tests.ledger_world import Branch
 

@@ -7,8 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from synapsed import council_net
-from synapsed.council_net import CouncilNet, Inbox, Lane, Link
+from synapsed.ledger import net as council_net
+from synapsed.ledger.net import CouncilNet, Inbox, Lane, Link
 from synapsed.net.errors import PeerUnreachableError
 from tests.pipes import PipeNet
 

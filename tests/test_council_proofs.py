@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.chain import Head
-from protocols.council import (
+from protocols.ledger.chain import Head
+from protocols.ledger.council import (
     BadCertificateError,
     Certificate,
     Kind,

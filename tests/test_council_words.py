@@ -5,8 +5,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from protocols.chain import Head, Header, Spine, path
-from protocols.council import (
+from protocols.ledger.chain import Head, Header, Spine, path
+from protocols.ledger.council import (
     BadCertificateError,
     BadGuiltError,
     Certificate,

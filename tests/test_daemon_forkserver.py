@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from synapsed.forkserver import MAX_LINE
+from synapsed.process.forkserver import MAX_LINE
 
 PATIENCE = 60.0
 

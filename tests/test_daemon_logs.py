@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from synapsed import logs
-from synapsed.config import LogConfig
+from synapsed.config.options import LogConfig
+from synapsed.process import logs
 
 
 @pytest.fixture(autouse=True)

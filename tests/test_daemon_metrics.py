@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from synapsed import process_metrics
-from synapsed.process_metrics import ProcessMeter, age, read_cgroup
+from synapsed.process import metrics as process_metrics
+from synapsed.process.metrics import ProcessMeter, age, read_cgroup
 
 TICK_S = 0.02
 """Two of the scheduler's ticks: what its numbers may be behind."""
@@ -64,7 +64,7 @@ def test_counts() -> None:
 
 def test_the_age_is_the_process_own_and_not_the_interpreters() -> None:
     code = (
-        "import os, time; from synapsed.process_metrics import age; began = time.monotonic()\n"
+        "import os, time; from synapsed.process.metrics import age; began = time.monotonic()\n"
         "while time.monotonic() - began < 0.3: pass\n"
         "if os.fork() == 0: print(age(), flush=True); os._exit(0)\n"
         "os.wait(); print(age())"

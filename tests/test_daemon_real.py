@@ -205,7 +205,7 @@ def sparse_model(folder: Path, size: int = 1 << 40) -> None:
 
 def test_forked_daemons_import_nothing_of_their_own(home: Path) -> None:
     server = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "synapsed.forkserver"],
+        [sys.executable, "-X", "importtime", "-m", "synapsed.process.forkserver"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

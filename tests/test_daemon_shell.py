@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from synapsed import __main__ as main
-from synapsed import keys, lock
+from synapsed import keys
 from synapsed.paths import find
-from synapsed.stopping import DEADLINE_S, LAST_RESORT_S
+from synapsed.process import lock
+from synapsed.process.stopping import DEADLINE_S, LAST_RESORT_S
 
 PATIENCE = 100.0
 PROMISE = 2.0

@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from protocols.errors import SynapseError
-from synapsed import supervise as module
-from synapsed.supervise import FIRST_DELAY_S, LONGEST_DELAY_S, guard, supervise
+from synapsed.process import supervise as module
+from synapsed.process.supervise import FIRST_DELAY_S, LONGEST_DELAY_S, guard, supervise
 
 
 class Told:

@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from synapsed import genesis as founding
 from synapsed import keys
-from synapsed.config import Config, Loaded, NetConfig, StoreConfig, UpgradesConfig
-from synapsed.configload import load
+from synapsed.config.load import load
+from synapsed.config.options import Config, Loaded, NetConfig, StoreConfig, UpgradesConfig
 from synapsed.doctor import examine
 from synapsed.doctor.checks import CHECKS, RELEASED
 from synapsed.doctor.compute import COMPUTE_CHECKS
@@ -20,8 +19,9 @@ from synapsed.doctor.facts import gather
 from synapsed.doctor.ledger import LEDGER_CHECKS
 from synapsed.doctor.report import Check, Computing, Facts, LedgerHealth, Live, Tools, worst
 from synapsed.doctor.upgrades import UPGRADE_CHECKS
-from synapsed.lock import Lock
+from synapsed.ledger import genesis as founding
 from synapsed.paths import Paths, find
+from synapsed.process.lock import Lock
 from tests.ledger_book import genesis
 
 GIB = 1 << 30

@@ -10,7 +10,7 @@ import trio.testing
 from protocols.effects import Blame, Emit, Publish, Save, Send
 from protocols.errors import LimitError
 from synapsed.driver import BACKLOG, PERFORM_TIMEOUT, SAVE_AGAIN, Driver
-from synapsed.events import EventBus
+from synapsed.process.events import EventBus
 from synapsed.store.errors import DiskFullError
 from tests.pipes import MemoryTable
 

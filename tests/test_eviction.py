@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import trio
 
-from protocols.slot_abi import Batch
-from protocols.slot_eviction import CANDIDATES, HEADERS, TILES, WORTH
-from synapsed.eviction import SLACK, Evictor
+from protocols.slots.abi import Batch
+from protocols.slots.eviction import CANDIDATES, HEADERS, TILES, WORTH
+from synapsed.holdings.eviction import SLACK, Evictor
+from synapsed.holdings.replicas import Declined, Replicas
+from synapsed.holdings.uses import Uses
 from synapsed.models import held_tiles, import_model, model_manifest, promised
 from synapsed.models.spare import let_go, spares
-from synapsed.replicas import Declined, Replicas
 from synapsed.store import QuotaExceededError, Store
 from synapsed.store.reasons import IMPORTED, OWNER, REPLICA, WATCHED
 from synapsed.transfer.errors import StoppedError
 from synapsed.transfer.plan import Part, model_tiles
-from synapsed.uses import Uses
 from tests.eviction_kit import Elsewhere, Slots, Told
 from tests.pipes import MemoryTable
 from tests.store_kit import check_store, model_folder, reopened

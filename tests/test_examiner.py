@@ -9,7 +9,7 @@ import trio.testing
 
 from protocols.changes import AdoptionChange
 from protocols.cid import cid_of
-from protocols.errands import Examine
+from protocols.council.errands import Examine
 from protocols.manifest import (
     DatasetManifest,
     FileRef,
@@ -18,7 +18,7 @@ from protocols.manifest import (
     encode_manifest,
 )
 from synapsed.control.problems import ArtefactUnavailableError
-from synapsed.examiner import (
+from synapsed.ledger.examiner import (
     AGAIN_S,
     AT_ONCE,
     MAX_SIZE,

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from protocols.council import Certificate
-from protocols.follow import Follower, Received
-from protocols.followload import GENESIS_KEY, HEAD_KEYS, link_key
-from protocols.followlog import TABLE, entry_key
-from protocols.followmessages import Entries, GetEntries
-from protocols.ledger_errors import WrongGenesisError
+from protocols.follow.follower import Follower, Received
+from protocols.follow.load import GENESIS_KEY, HEAD_KEYS, link_key
+from protocols.follow.log import TABLE, entry_key
+from protocols.follow.messages import Entries, GetEntries
+from protocols.ledger.council import Certificate
+from protocols.ledger.errors import WrongGenesisError
 from protocols.records import guarded, unguarded
 from tests.follow_kit import Node, Town, peer, said
 from tests.gossip_kit import mac_verify

@@ -3,10 +3,8 @@
 import msgspec
 import pytest
 
-from protocols.chain import Header, chain_hash, path, payload_hash
-from protocols.council import Certificate, Fork, Kind, check_guilt
-from protocols.follow import Alarm
-from protocols.followmessages import (
+from protocols.follow.follower import Alarm
+from protocols.follow.messages import (
     Entries,
     GetEntries,
     Prove,
@@ -16,10 +14,12 @@ from protocols.followmessages import (
     Status,
     frame,
 )
-from protocols.ledger_state import PAST_COUNCILS
-from protocols.peerscore import Fault
-from protocols.proof import ForkError, Proof
-from protocols.validation import Verdict
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.validation import Verdict
+from protocols.ledger.chain import Header, chain_hash, path, payload_hash
+from protocols.ledger.council import Certificate, Fork, Kind, check_guilt
+from protocols.ledger.proof import ForkError, Proof
+from protocols.ledger.state import PAST_COUNCILS
 from tests.follow_kit import Node, Town, peer, resaid, said
 from tests.gossip_kit import mac_verify
 from tests.ledger_world import NETWORK, Branch, at, fork_of

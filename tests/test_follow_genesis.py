@@ -3,13 +3,13 @@
 import msgspec
 import pytest
 
-from protocols.council import Certificate
-from protocols.follow import Received
-from protocols.followfetch import MAX_PEERS
-from protocols.followmessages import Entries, GetEntries, Prove, Said, Status, frame
+from protocols.follow.fetch import MAX_PEERS
+from protocols.follow.follower import Received
+from protocols.follow.messages import Entries, GetEntries, Prove, Said, Status, frame
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.validation import Verdict
+from protocols.ledger.council import Certificate
 from protocols.peerid import peer_id_text
-from protocols.peerscore import Fault
-from protocols.validation import Verdict
 from tests.follow_kit import Node, Town, peer, resaid, said
 from tests.ledger_world import Branch
 

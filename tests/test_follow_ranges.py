@@ -3,10 +3,9 @@
 import msgspec
 import pytest
 
-from protocols import followserve
-from protocols.council import Certificate
-from protocols.follow import Received
-from protocols.followmessages import (
+from protocols.follow import serve as followserve
+from protocols.follow.follower import Received
+from protocols.follow.messages import (
     MAX_RANGE,
     Entries,
     GetEntries,
@@ -16,8 +15,9 @@ from protocols.followmessages import (
     Why,
     frame,
 )
-from protocols.peerscore import Fault
-from protocols.validation import Verdict
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.validation import Verdict
+from protocols.ledger.council import Certificate
 from tests.follow_kit import Node, Town, peer, resaid, said
 from tests.ledger_world import Branch, fork_of
 

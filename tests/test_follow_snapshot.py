@@ -5,12 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocols import followchain, followlog, followserve, followsnapshot
-from protocols.archive import export, verify_archive
-from protocols.council import Certificate
-from protocols.followload import PRUNED_KEY
-from protocols.followlog import entry_key
-from protocols.followmessages import (
+from protocols.follow import chain as followchain
+from protocols.follow import log as followlog
+from protocols.follow import serve as followserve
+from protocols.follow import snapshot as followsnapshot
+from protocols.follow.archive import export, verify_archive
+from protocols.follow.load import PRUNED_KEY
+from protocols.follow.log import entry_key
+from protocols.follow.messages import (
     MAX_PART,
     Entries,
     GetEntries,
@@ -21,8 +23,9 @@ from protocols.followmessages import (
     Status,
     frame,
 )
-from protocols.followprune import read_pruned
-from protocols.followsnapshot import is_checkpoint, snapshot_key
+from protocols.follow.prune import read_pruned
+from protocols.follow.snapshot import is_checkpoint, snapshot_key
+from protocols.ledger.council import Certificate
 from tests.follow_kit import Node, Town, resaid, said
 from tests.gossip_kit import mac_verify
 from tests.ledger_world import Branch
@@ -141,7 +144,7 @@ def test_a_pruned_ledger_is_loaded_from_its_state(grown: Grown) -> None:
 
 @pytest.mark.parametrize("damage", ["flipped", "gone", "edited"])
 def test_a_damaged_state_on_disk_is_named_and_fetched(grown: Grown, damage: str) -> None:
-    from protocols.followlog import TABLE
+    from protocols.follow.log import TABLE
     from protocols.records import guarded, unguarded
 
     branch, certificates = grown

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from protocols.council import Certificate
+from protocols.ledger.council import Certificate
 from tests.follow_kit import DELAY, Node, Town
 from tests.ledger_world import Branch
 

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.entries import decode_genesis
 from protocols.errors import MalformedError
-from protocols.ledger import LedgerState
-from protocols.ledger_errors import GenesisError, WrongGenesisError
-from protocols.params import defaults
+from protocols.ledger.entries import decode_genesis
+from protocols.ledger.errors import GenesisError, WrongGenesisError
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.params import defaults
 from synapsed import __main__ as daemon
-from synapsed import genesis, keys, paths
-from synapsed.genesis import Member
+from synapsed import keys, paths
 from synapsed.keys import Identity, Key
-from synapsed.lock import Lock, LockHeldError
+from synapsed.ledger import genesis
+from synapsed.ledger.genesis import Member
+from synapsed.process.lock import Lock, LockHeldError
 
 NOW = 1_795_000_000_123
 

@@ -5,11 +5,11 @@ from typing import Any, cast
 
 import pytest
 
-from protocols.ledger_state import Origin
-from protocols.params import defaults
-from synapsed.config import Loaded
-from synapsed.configload import load
-from synapsed.inforce import InForce
+from protocols.ledger.params import defaults
+from protocols.ledger.state import Origin
+from synapsed.config.inforce import InForce
+from synapsed.config.load import load
+from synapsed.config.options import Loaded
 
 UPLOAD, DOWNLOAD = "limits.upload", "limits.download"
 UNSAID = {DOWNLOAD: "0 (default)"}

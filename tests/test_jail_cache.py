@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.wasm_module import ModuleLimits
 from synapsed.jail import cache as cache_module
 from synapsed.jail.cache import Cache
 from synapsed.jail.errors import NotCompiledError

@@ -13,8 +13,8 @@ import psutil
 import pytest
 import trio
 
-from protocols.slot_abi import WORD, Batch, Limits
-from protocols.wasm_module import ModuleLimits, ModuleRefusedError
+from protocols.slots.abi import WORD, Batch, Limits
+from protocols.slots.wasm_module import ModuleLimits, ModuleRefusedError
 from synapsed.authoring import check
 from synapsed.jail import arena, compiling, worker
 from synapsed.jail import jail as jail_module

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.wasm_module import ModuleLimits
 from synapsed.jail import spawn
 from synapsed.jail import worker as worker_module
 from synapsed.jail.errors import JailDiedError

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from protocols.draw import Draw
-from protocols.slot_peer_scoring import SLOT
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.peer_scoring import SLOT
+from protocols.slots.wasm_module import ModuleLimits
 from synapsed.authoring.tools import MissingToolError
 from tests.bench.slot_call import MODULE
 from tests.jail_kit import jailed

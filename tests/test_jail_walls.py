@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.wasm_module import ModuleLimits
 from synapsed.jail import layers, seccomp, spawn
 from synapsed.jail.errors import WeakJailError
 from synapsed.jail.layers import Layers
@@ -163,7 +163,7 @@ def _verdict(program: bytes, architecture: int, number: int, fourth: int = 0x22)
 FEW_ADDRESSES = """
 import resource, sys, trio
 from pathlib import Path
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.wasm_module import ModuleLimits
 from synapsed.jail.errors import JailDiedError
 from tests import jail_kit
 async def main():
@@ -187,7 +187,7 @@ def test_where_the_owner_allows_too_few_addresses_no_module_is_blamed(tmp_path: 
 NODE = """
 import sys, trio
 from pathlib import Path
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.wasm_module import ModuleLimits
 from tests import jail_kit, wasm_kit
 async def main():
     with jail_kit.jailed(Path(sys.argv[1])) as (jail, told):

@@ -35,8 +35,8 @@ from protocols.learn.evidence import (
     shares,
     write_evidence,
 )
+from protocols.ledger.trainings import NO_ROUNDS
 from protocols.realm import Realm
-from protocols.trainings import NO_ROUNDS
 from tests.ledger_book import Person, people, verify
 from tests.training_book import MODEL
 

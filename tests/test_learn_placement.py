@@ -4,10 +4,6 @@ import hashlib
 
 import pytest
 
-from protocols.chain import Head
-from protocols.council import Council
-from protocols.election import score
-from protocols.entries import Member
 from protocols.learn.placement import (
     REDRAW,
     Moved,
@@ -19,6 +15,10 @@ from protocols.learn.placement import (
     moved,
     place,
 )
+from protocols.ledger.chain import Head
+from protocols.ledger.council import Council
+from protocols.ledger.election import score
+from protocols.ledger.entries import Member
 from protocols.peerid import peer_id_of
 from protocols.rendezvous import rank
 

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.changes import MIN_WINDOWS
-from protocols.entries import MAX_GAIN, NO_INTERVAL, Interval
 from protocols.learn.proof import (
     MAX_LOSS,
     NANO,
@@ -20,6 +19,7 @@ from protocols.learn.proof import (
     overfits,
     sample,
 )
+from protocols.ledger.entries import MAX_GAIN, NO_INTERVAL, Interval
 
 MARGIN = 1000
 """Millionths."""

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from protocols.changes import ParameterChange, Setting
 from protocols.cid import cid_of
-from protocols.entries import (
+from protocols.ledger.entries import (
     ABSTAIN,
     NO,
     YES,
@@ -20,8 +20,8 @@ from protocols.entries import (
     decode_entry,
     encode_entry,
 )
-from protocols.ledger_errors import InvalidEntryError, TooEarlyError, UnprovenError
-from protocols.reputation import CREDITS, Weights, earned
+from protocols.ledger.errors import InvalidEntryError, TooEarlyError, UnprovenError
+from protocols.ledger.reputation import CREDITS, Weights, earned
 from tests.ledger_book import MEMBERS, STRANGER, Book, Person, genesis, people
 
 ADA, BEN, CLEO, DAN = MEMBERS

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.council import Council
-from protocols.election import (
+from protocols.ledger.council import Council
+from protocols.ledger.election import (
     UNKNOWN_LATENCY,
     changed_seats,
     elect,
@@ -20,7 +20,7 @@ from protocols.election import (
     ranking,
     score,
 )
-from protocols.entries import (
+from protocols.ledger.entries import (
     MAX_MEMBERS,
     Candidacy,
     EpochEntry,
@@ -31,7 +31,7 @@ from protocols.entries import (
     decode_entry,
     encode_entry,
 )
-from protocols.ledger_errors import (
+from protocols.ledger.errors import (
     BadSignatureError,
     ExpiredError,
     FullError,

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocols.chain import chain_hash
 from protocols.changes import ParameterChange, Setting, Share
 from protocols.codec import decode_plain, encode
-from protocols.entries import (
+from protocols.errors import LimitError, MalformedError
+from protocols.ledger.chain import chain_hash
+from protocols.ledger.entries import (
     ABSTAIN,
     MAX_ENTRY,
     MAX_MINTS,
@@ -32,9 +33,7 @@ from protocols.entries import (
     decode_entry,
     encode_entry,
 )
-from protocols.errors import LimitError, MalformedError
-from protocols.ledger import MAX_DUE, MAX_TICK, LedgerState
-from protocols.ledger_errors import (
+from protocols.ledger.errors import (
     BadSignatureError,
     EntryTooLargeError,
     ExpiredError,
@@ -44,8 +43,9 @@ from protocols.ledger_errors import (
     TooEarlyError,
     UnprovenError,
 )
-from protocols.ledger_signing import batch
-from protocols.ledger_state import MAX_LIFE_MS, WINDOW_MS
+from protocols.ledger.fold import MAX_DUE, MAX_TICK, LedgerState
+from protocols.ledger.signing import batch
+from protocols.ledger.state import MAX_LIFE_MS, WINDOW_MS
 from tests.ledger_book import HUMAN, MEMBERS, NETWORK, STRANGER, Book, Person, genesis, verify
 from tests.training_book import BETTER, MODEL, WORSE, checkpoint, training
 from tests.upgrade_book import SLOT, report

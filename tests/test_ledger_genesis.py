@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from protocols.changes import Setting
-from protocols.entries import Genesis, Grant, Note, decode_genesis, encode_entry
-from protocols.ledger import LedgerState
-from protocols.ledger_errors import GenesisError, InvalidEntryError, WrongGenesisError
-from protocols.params import REGISTRY
+from protocols.ledger.entries import Genesis, Grant, Note, decode_genesis, encode_entry
+from protocols.ledger.errors import GenesisError, InvalidEntryError, WrongGenesisError
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.params import REGISTRY
 from tests.ledger_book import HUMAN, MEMBERS, NETWORK, START, STRANGER, Book, genesis, verify
 
 PAYLOAD = genesis()

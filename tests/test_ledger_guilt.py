@@ -2,16 +2,16 @@
 
 import pytest
 
-from protocols.chain import Head, chain_hash
-from protocols.council import Fork, Kind, Retreat, Statement, TimeOut, signed_bytes
-from protocols.entries import YES, GuiltProof, Mint, Note, Verdict
-from protocols.ledger_errors import (
+from protocols.ledger.chain import Head, chain_hash
+from protocols.ledger.council import Fork, Kind, Retreat, Statement, TimeOut, signed_bytes
+from protocols.ledger.entries import YES, GuiltProof, Mint, Note, Verdict
+from protocols.ledger.errors import (
     BannedError,
     ExpiredError,
     ReplayedError,
     UnprovenError,
 )
-from protocols.ledger_state import PAST_COUNCILS
+from protocols.ledger.state import PAST_COUNCILS
 from tests.ledger_book import MEMBERS, NETWORK, STRANGER, Book, Person, genesis, people
 
 ADA, BEN, CLEO, DAN = MEMBERS

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.ledger_map import ForkMap
+from protocols.ledger.forkmap import ForkMap
 
 KEYS = [bytes([n]) for n in range(12)]
 STEPS = st.lists(

@@ -14,7 +14,7 @@ from protocols.changes import (
     Setting,
 )
 from protocols.cid import cid_of
-from protocols.entries import (
+from protocols.ledger.entries import (
     NO,
     NO_INTERVAL,
     YES,
@@ -26,8 +26,7 @@ from protocols.entries import (
     decode_entry,
     encode_entry,
 )
-from protocols.ledger_changes import why
-from protocols.ledger_errors import (
+from protocols.ledger.errors import (
     BadSignatureError,
     ClashError,
     EntryTooLargeError,
@@ -43,8 +42,11 @@ from protocols.ledger_errors import (
     UnknownParameterError,
     UnprovenError,
 )
-from protocols.ledger_signing import approve
-from protocols.ledger_state import (
+from protocols.ledger.params import REGISTRY
+from protocols.ledger.possible import why
+from protocols.ledger.risk import Risk
+from protocols.ledger.signing import approve
+from protocols.ledger.state import (
     LARGE,
     MAX_OPEN,
     MAX_OPEN_OF_ONE,
@@ -52,6 +54,7 @@ from protocols.ledger_state import (
     MAX_OPEN_STRANGERS,
     Origin,
 )
+from protocols.ledger.voting import kind_of
 from protocols.manifest import (
     FileRef,
     ModelManifest,
@@ -59,9 +62,6 @@ from protocols.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from protocols.params import REGISTRY
-from protocols.risk import Risk
-from protocols.voting import kind_of
 from tests.ledger_book import (
     HUMAN,
     MEMBERS,

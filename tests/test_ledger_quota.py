@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.changes import ParameterChange, Setting
-from protocols.entries import NO, YES, Note
-from protocols.ledger_errors import DailyQuotaError
-from protocols.params import defaults
-from protocols.quota import (
+from protocols.ledger.entries import NO, YES, Note
+from protocols.ledger.errors import DailyQuotaError
+from protocols.ledger.params import defaults
+from protocols.ledger.quota import (
     DAY_MS,
     NEWCOMER,
     Standing,

@@ -8,19 +8,20 @@ import pytest
 import trio
 import trio.testing
 
-from protocols import entries as e
-from protocols import raftports, raftstate
 from protocols.changes import ParameterChange, Setting
 from protocols.cid import cid_of
 from protocols.effects import Save
-from protocols.ledger_errors import BadSignatureError, ReplayedError, WrongGenesisError
-from protocols.ledger_signing import cast
+from protocols.ledger import entries as e
+from protocols.ledger.errors import BadSignatureError, ReplayedError, WrongGenesisError
+from protocols.ledger.signing import cast
 from protocols.manifest import ProposalManifest, encode_manifest
-from synapsed import ledger_service
-from synapsed.config import Loaded
-from synapsed.configload import load
-from synapsed.inforce import InForce
-from synapsed.ledger_service import Costs, open_founded
+from protocols.raft import ports as raftports
+from protocols.raft import state as raftstate
+from synapsed.config.inforce import InForce
+from synapsed.config.load import load
+from synapsed.config.options import Loaded
+from synapsed.ledger import service as ledger_service
+from synapsed.ledger.service import Costs, open_founded
 from synapsed.store.errors import DiskFullError
 from tests.ledger_kit import Daemon, World, world
 
@@ -349,7 +350,8 @@ def test_without_a_genesis_there_is_no_ledger(tmp_path: Path) -> None:
 
 
 def test_a_genesis_of_another_network_is_refused(tmp_path: Path) -> None:
-    from synapsed import genesis, paths
+    from synapsed import paths
+    from synapsed.ledger import genesis
 
     places = paths.find(tmp_path, None, {})
     genesis.install(places, World.founding(tmp_path, 4))

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from protocols import raftports, raftstate
 from protocols.effects import Save
-from synapsed.ledger_store import SEAT, open_ledger_store
+from protocols.raft import ports as raftports
+from protocols.raft import state as raftstate
+from synapsed.ledger.store import SEAT, open_ledger_store
 from synapsed.store.db import CorruptDatabaseError
 from synapsed.store.errors import DiskError
 

@@ -15,12 +15,10 @@ from protocols.changes import (
 )
 from protocols.cid import cid_of
 from protocols.codec import decode, encode
-from protocols.entries import NO, NO_INTERVAL, YES, Body, Interval, Verdict, decode_entry
-from protocols.errands import Errands, Finding, SeatKey
+from protocols.council.errands import Errands, Finding, SeatKey
 from protocols.errors import MalformedError
-from protocols.ledger import LedgerState
-from protocols.ledger_changes import why
-from protocols.ledger_errors import (
+from protocols.ledger.entries import NO, NO_INTERVAL, YES, Body, Interval, Verdict, decode_entry
+from protocols.ledger.errors import (
     ClashError,
     FullError,
     MalformedEntryError,
@@ -30,11 +28,13 @@ from protocols.ledger_errors import (
     TooEarlyError,
     UnprovenError,
 )
-from protocols.ledger_training import drawn_in, median_interval, seed_of
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.possible import why
+from protocols.ledger.risk import Risk
+from protocols.ledger.training import drawn_in, median_interval, seed_of
+from protocols.ledger.trainings import MAX_TRAININGS, NO_ROUNDS
+from protocols.ledger.voting import executable, kind_of
 from protocols.manifest import ProposalManifest, encode_manifest, links
-from protocols.risk import Risk
-from protocols.trainings import MAX_TRAININGS, NO_ROUNDS
-from protocols.voting import executable, kind_of
 from tests.ledger_book import MEMBERS, STRANGER, Book, Person, people
 from tests.training_book import (
     BETTER,

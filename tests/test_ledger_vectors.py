@@ -16,8 +16,8 @@ from nacl.signing import VerifyKey
 from protocols.changes import HumanKeyChange, ParameterChange, Setting, Share
 from protocols.cid import cid_of
 from protocols.codec import decode_plain
-from protocols.entries import YES, GuiltProof, Latency, Measured, Note, Reveal, Verdict
-from protocols.ledger import LedgerState
+from protocols.ledger.entries import YES, GuiltProof, Latency, Measured, Note, Reveal, Verdict
+from protocols.ledger.fold import LedgerState
 from tests.ledger_book import HUMAN, MEMBERS, NETWORK, OTHER_HUMAN, Book, Person, genesis, verify
 from tests.test_ledger_guilt import fork
 from tests.test_manifest_vectors import _cbor, _meant, _shown

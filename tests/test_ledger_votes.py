@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.changes import ParameterChange, Setting
-from protocols.entries import (
+from protocols.ledger.entries import (
     ABSTAIN,
     MAX_BATCH,
     NO,
@@ -19,7 +19,7 @@ from protocols.entries import (
     decode_entry,
     encode_entry,
 )
-from protocols.ledger_errors import (
+from protocols.ledger.errors import (
     BadSignatureError,
     EntryTooLargeError,
     ExpiredError,
@@ -31,11 +31,11 @@ from protocols.ledger_errors import (
     ReplayedError,
     UnknownProposalError,
 )
-from protocols.ledger_signing import batch, cast
-from protocols.params import REGISTRY
-from protocols.reputation import Weights
-from protocols.risk import Risk
-from protocols.voting import OpenProposal, Terms, judged
+from protocols.ledger.params import REGISTRY
+from protocols.ledger.reputation import Weights
+from protocols.ledger.risk import Risk
+from protocols.ledger.signing import batch, cast
+from protocols.ledger.voting import OpenProposal, Terms, judged
 from tests.ledger_book import MEMBERS, STRANGER, Book, Person, genesis, people, verify
 
 ADA, BEN, CLEO, DAN = MEMBERS

@@ -5,13 +5,13 @@ import statistics
 
 import pytest
 
-from protocols.entries import Note
-from protocols.ledger_errors import WorkNeededError
-from protocols.ledger_signing import submit, work_subject
-from protocols.ledger_state import MAX_LIFE_MS, WINDOW_MS
-from protocols.params import REGISTRY
+from protocols.ledger.entries import Note
+from protocols.ledger.errors import WorkNeededError
+from protocols.ledger.params import REGISTRY
+from protocols.ledger.signing import submit, work_subject
+from protocols.ledger.state import MAX_LIFE_MS, WINDOW_MS
+from protocols.ledger.work import MAX_BITS, STEP, expected_hashes, proves, search
 from protocols.realm import Realm
-from protocols.work import MAX_BITS, STEP, expected_hashes, proves, search
 from tests.ledger_book import MEMBERS, NETWORK, STRANGER, Book, genesis, verify
 
 BITS = 6

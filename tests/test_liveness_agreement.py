@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.effects import Send
-from protocols.heartbeat import unpack_batch
-from protocols.liveness import (
+from protocols.gossip.heartbeat import unpack_batch
+from protocols.gossip.liveness import (
     FANOUT,
     Flush,
     Hearsay,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocols.codec import encode
 from protocols.effects import Blame, Emit, Send
 from protocols.envelope import domain, seal
-from protocols.heartbeat import (
+from protocols.gossip.heartbeat import (
     MAX_ADDRS,
     MAX_BATCH,
     MAX_FRAME,
@@ -31,7 +31,7 @@ from protocols.heartbeat import (
     pack_batch,
     unpack_batch,
 )
-from protocols.liveness import (
+from protocols.gossip.liveness import (
     ISSUER_BURST,
     NEIGHBOUR_BURST,
     TTL_INTERVALS,
@@ -46,10 +46,10 @@ from protocols.liveness import (
     Tick,
     agreement_bound,
 )
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.validation import Verdict
 from protocols.packing import pack
 from protocols.peerid import peer_id_text
-from protocols.peerscore import Fault
-from protocols.validation import Verdict
 from synapsed.keys import Identity, verify
 from tests.gossip_kit import NETWORK, NOW, NOW_MS, MacIdentity, identity, mac_verify
 
@@ -524,7 +524,7 @@ def test_a_clock_that_is_set_back_neither_silences_us_nor_keeps_the_dead_alive()
 def test_a_list_filled_by_strangers_still_takes_our_neighbours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("protocols.liveness.MAX_LIVE", 5)
+    monkeypatch.setattr("protocols.gossip.liveness.MAX_LIVE", 5)
     ours = liveness(MacIdentity("us"))
     ours.handle(Tick(), NOW)
     for n in range(10):

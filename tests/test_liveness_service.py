@@ -10,11 +10,11 @@ import trio.testing
 
 from protocols.codec import encode
 from protocols.envelope import domain, seal
-from protocols.heartbeat import PAYLOAD_TYPE, PROTOCOL, USE, Counters, pack_batch
-from protocols.liveness import Hearsay
-from protocols.peerscore import Fault
-from synapsed.events import EventBus
-from synapsed.liveness_service import FRAME_BURST, LivenessService
+from protocols.gossip.heartbeat import PAYLOAD_TYPE, PROTOCOL, USE, Counters, pack_batch
+from protocols.gossip.liveness import Hearsay
+from protocols.gossip.peerscore import Fault
+from synapsed.gossip.liveness import FRAME_BURST, LivenessService
+from synapsed.process.events import EventBus
 from tests.gossip_kit import NETWORK, NOW, identity
 from tests.pipes import PipeNet
 

@@ -4,7 +4,7 @@ import time
 
 import trio
 
-from synapsed.looplag import LoopLag
+from synapsed.process.looplag import LoopLag
 
 
 def test_a_task_that_holds_the_loop_is_measured() -> None:

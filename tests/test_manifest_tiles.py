@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.tensorblock import SUBTILE, TILE, Layout, LeafRangeError
-from protocols.tiles import ModelTiles
+from protocols.tensors.tensorblock import SUBTILE, TILE, Layout, LeafRangeError
+from protocols.tensors.tiles import ModelTiles
 
 _LENGTHS = st.sampled_from([0, 1, SUBTILE, SUBTILE + 1, TILE, TILE + 1, 3 * TILE - 5])
 _FILES = st.lists(st.lists(_LENGTHS, min_size=1, max_size=4), min_size=1, max_size=4)

@@ -18,7 +18,7 @@ from protocols.manifest import (
     check_base,
     decode_manifest,
 )
-from protocols.safetensors_header import (
+from protocols.tensors.safetensors_header import (
     HeaderError,
     HeaderTruncatedError,
     OffsetHoleError,

@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 import trio
 
+from protocols.gossip.peerscore import DIAL_BACKOFF
 from protocols.peerid import parse_peer_id
-from protocols.peerscore import DIAL_BACKOFF
 from synapsed.keys import Identity
 from synapsed.net import MemoryTable, PeerBook, StreamClosedError, discovery
 from synapsed.net.mdns import announce_and_browse, read_properties, service_type

@@ -9,7 +9,7 @@ import trio
 from libp2p.pubsub.pb import rpc_pb2
 
 from protocols.errors import LimitError
-from protocols.validation import Verdict
+from protocols.gossip.validation import Verdict
 from synapsed.net.pubsub import MAX_MESSAGE, SEEN_LIMIT, SEEN_SECONDS, SeenCache
 from synapsed.net.router import DEGREE_HIGH
 from synapsed.net.rpcqueue import MAX_BYTES, MAX_FRAMES, RpcFrames

@@ -21,7 +21,7 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 
-from protocols.validation import Verdict
+from protocols.gossip.validation import Verdict
 from synapsed.keys import Identity
 from synapsed.net import Fault, MemoryTable, PeerBook
 from synapsed.net import pubsub as ours

@@ -5,7 +5,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.peerscore import BAN_SECONDS, DIAL_BACKOFF, Fault
+from protocols.gossip.peerscore import BAN_SECONDS, DIAL_BACKOFF, Fault
 from synapsed.keys import Identity
 from synapsed.net import MemoryTable, PeerBook
 from synapsed.net import peers as peers_module

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from libp2p.peer.id import ID
 
-from protocols.peerscore import Fault
-from protocols.slot_abi import I64_MAX, I64_MIN, Batch, Run
-from protocols.slot_peer_scoring import NAME, PEERS, SLOT
+from protocols.gossip.peerscore import Fault
+from protocols.slots.abi import I64_MAX, I64_MIN, Batch, Run
+from protocols.slots.peer_scoring import NAME, PEERS, SLOT
 from synapsed.net import router as routing
 from synapsed.net.peers import Score
 from synapsed.net.pubsub import PROTOCOLS

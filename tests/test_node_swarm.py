@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from simnet.models import make_model
 from synapsed import keys, paths
 from synapsed.cli import main as cli
-from synapsed.config import MIN_QUOTA
+from synapsed.config.options import MIN_QUOTA
 from synapsed.control import models
 from synapsed.control.client import Client, DaemonError
 from tests.store_kit import safetensors, same_folders
@@ -172,7 +172,7 @@ def _live(daemon: Daemon, other: Daemon) -> bool:
 def forks() -> Iterator["subprocess.Popen[str]"]:
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "synapsed.forkserver"],
+            [sys.executable, "-m", "synapsed.process.forkserver"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

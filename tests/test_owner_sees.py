@@ -10,17 +10,17 @@ import trio
 import trio.testing
 
 from protocols.cid import parse_cid
-from protocols.ledger_errors import NotAHumanKeyError, NotOpenError, NoWeightError, ReplayedError
-from protocols.ledger_signing import approval_message
+from protocols.gossip.peerscore import BAN_SECONDS, Fault
+from protocols.ledger.errors import NotAHumanKeyError, NotOpenError, NoWeightError, ReplayedError
+from protocols.ledger.signing import approval_message
 from protocols.peerid import peer_id_text
-from protocols.peerscore import BAN_SECONDS, Fault
 from synapsed.control import ledgermodels as said
 from synapsed.control import models
 from synapsed.control.problems import UnknownError
 from synapsed.keys import Key
 from synapsed.net import PeerBook
 from synapsed.net.peers import MemoryTable
-from synapsed.overview import Overview
+from synapsed.owner.overview import Overview
 from tests.control_fixtures import Daemon, daemon_fixture, origin_fixture  # noqa: F401
 from tests.ledger_book import Person
 from tests.ledger_kit import world

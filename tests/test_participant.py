@@ -5,15 +5,7 @@ import itertools
 import pytest
 
 from protocols.cid import cid_of
-from protocols.council import Instant
-from protocols.entries import YES, Note, Proposal, encode_entry
-from protocols.follow import Alarm
-from protocols.followmessages import PROTOCOL as LEDGER
-from protocols.followmessages import Status, frame
-from protocols.ledger_errors import InvalidEntryError, ReplayedError
-from protocols.ledger_signing import candidacy, cast, submit
-from protocols.manifest import ProposalManifest, encode_manifest
-from protocols.participant import (
+from protocols.council.participant import (
     PROTOCOLS,
     TOPICS,
     Examined,
@@ -22,13 +14,21 @@ from protocols.participant import (
     Settings,
     Submit,
 )
-from protocols.peerscore import Fault
-from protocols.proof import forks
-from protocols.raftports import Accuse
-from protocols.raftstate import blank_state
-from protocols.submitting import PROTOCOL as SUBMIT
-from protocols.submitting import pack_items, unpack_items
-from protocols.validation import Verdict as Judgement
+from protocols.council.submitting import PROTOCOL as SUBMIT
+from protocols.council.submitting import pack_items, unpack_items
+from protocols.follow.follower import Alarm
+from protocols.follow.messages import PROTOCOL as LEDGER
+from protocols.follow.messages import Status, frame
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.validation import Verdict as Judgement
+from protocols.ledger.council import Instant
+from protocols.ledger.entries import YES, Note, Proposal, encode_entry
+from protocols.ledger.errors import InvalidEntryError, ReplayedError
+from protocols.ledger.proof import forks
+from protocols.ledger.signing import candidacy, cast, submit
+from protocols.manifest import ProposalManifest, encode_manifest
+from protocols.raft.ports import Accuse
+from protocols.raft.state import blank_state
 from tests.gossip_kit import MacIdentity, cid
 from tests.ledger_world import NETWORK, fork_of
 from tests.participant_world import Daemon, World

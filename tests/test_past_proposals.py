@@ -5,8 +5,8 @@ import re
 import trio
 
 from protocols.cid import parse_cid
-from protocols.entries import NO, YES, encode_entry
-from protocols.ledger_signing import batch
+from protocols.ledger.entries import NO, YES, encode_entry
+from protocols.ledger.signing import batch
 from protocols.peerid import peer_id_text
 from synapsed.control import ledgermodels as said
 from synapsed.control import pastview
@@ -92,7 +92,7 @@ async def test_weights_and_rules_are_those_of_the_opening(daemon: Daemon) -> Non
 
 
 async def _approve(daemon: Daemon, cid: str, human) -> None:
-    from protocols.ledger_signing import approve
+    from protocols.ledger.signing import approve
 
     book = daemon.node.there
     daemon.node.ratify(

@@ -1,12 +1,12 @@
-"""protocols.peerscore: the fold over what happened with a peer."""
+"""protocols.gossip.peerscore: the fold over what happened with a peer."""
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols import peerscore
-from protocols.peerscore import (
+from protocols.gossip import peerscore
+from protocols.gossip.peerscore import (
     BAN_AT,
     BAN_SECONDS,
     FAULT_HALF_LIFE,

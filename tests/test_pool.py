@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from protocols.council import Instant
-from protocols.entries import (
+from protocols.council.pool import LATE, Pool
+from protocols.council.poolitems import Limits, PoolFullError, Verified
+from protocols.ledger.council import Instant
+from protocols.ledger.entries import (
     MAX_BATCH,
     Approval,
     Note,
@@ -14,7 +16,7 @@ from protocols.entries import (
     decode_entry,
     encode_entry,
 )
-from protocols.ledger_errors import (
+from protocols.ledger.errors import (
     BadSignatureError,
     DailyQuotaError,
     EntryTooLargeError,
@@ -23,8 +25,6 @@ from protocols.ledger_errors import (
     NotOpenError,
     ReplayedError,
 )
-from protocols.pool import LATE, Pool
-from protocols.poolitems import Limits, PoolFullError, Verified
 from tests.gossip_kit import MacIdentity, mac_verify
 from tests.ledger_world import Branch, at
 

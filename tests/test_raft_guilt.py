@@ -2,11 +2,18 @@
 
 import pytest
 
-from protocols.chain import Head
-from protocols.council import Certificate, Fork, Kind, Retreat, check_guilt, start_certificate
-from protocols.raftguilt import MAX_ODD, Witness
-from protocols.raftlog import Log
-from protocols.raftports import Accuse
+from protocols.ledger.chain import Head
+from protocols.ledger.council import (
+    Certificate,
+    Fork,
+    Kind,
+    Retreat,
+    check_guilt,
+    start_certificate,
+)
+from protocols.raft.guilt import MAX_ODD, Witness
+from protocols.raft.log import Log
+from protocols.raft.ports import Accuse
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import (
     NETWORK,

@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 
-from protocols.council import Kind, check_certificate, start_certificate
 from protocols.effects import Blame
-from protocols.raftfetch import BUDGET, TIMES
-from protocols.raftlog import MAX_TAIL_BYTES
-from protocols.raftmessages import (
+from protocols.ledger.council import Kind, check_certificate, start_certificate
+from protocols.raft.fetch import BUDGET, TIMES
+from protocols.raft.log import MAX_TAIL_BYTES
+from protocols.raft.messages import (
     Append,
     Certified,
     Fetch,
@@ -19,7 +19,7 @@ from protocols.raftmessages import (
     TimedOut,
     unpack,
 )
-from protocols.raftports import Alarm, Ratify, Settings, Submitted
+from protocols.raft.ports import Alarm, Ratify, Settings, Submitted
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import (
     REALM,
@@ -252,7 +252,7 @@ def test_fetching_is_bounded() -> None:
 
 
 def test_the_bytes_of_all_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocols.raftfetch.BUDGET", 120_000)
+    monkeypatch.setattr("protocols.raft.fetch.BUDGET", 120_000)
     lone = leader(*[b"n%d" % number + bytes(50_000) for number in range(8)])
     sent = 0
     for head in Chain(*lone.pool.waiting).heads:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from protocols.chain import Head
 from protocols.effects import Effect, Save
 from protocols.errors import SynapseError
-from protocols.raftlog import KEPT, MAX_ASIDE, AfterEpochError, Log, parse_entry
+from protocols.ledger.chain import Head
+from protocols.raft.log import KEPT, MAX_ASIDE, AfterEpochError, Log, parse_entry
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import NETWORK, ToyLedger
 from tests.raft_lone import Chain
@@ -225,7 +225,7 @@ def test_the_tail_is_counted_once() -> None:
 
 
 def test_the_tail_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocols.raftlog.MAX_TAIL_BYTES", 20_000)
+    monkeypatch.setattr("protocols.raft.log.MAX_TAIL_BYTES", 20_000)
     bench = Bench()
     for number in range(19):
         assert not bench.log.full()

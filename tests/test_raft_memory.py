@@ -2,10 +2,10 @@
 
 import pytest
 
-from protocols.council import Kind
 from protocols.effects import Blame, Emit, Save
-from protocols.raftlog import ENTRY
-from protocols.raftmessages import (
+from protocols.ledger.council import Kind
+from protocols.raft.log import ENTRY
+from protocols.raft.messages import (
     Append,
     Certified,
     Fetch,
@@ -15,8 +15,8 @@ from protocols.raftmessages import (
     TimedOut,
     TimedOuts,
 )
-from protocols.raftports import Ratified, Ratify, Submitted
-from protocols.raftstate import OPENING, STATE
+from protocols.raft.ports import Ratified, Ratify, Submitted
+from protocols.raft.state import OPENING, STATE
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import (
     SETTINGS,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from protocols.council import start_certificate
-from protocols.pacemaker import LONGER, MOST_LONGER, PATIENCE, Pacemaker
-from protocols.raftmessages import TimedOut
+from protocols.ledger.council import start_certificate
+from protocols.raft.messages import TimedOut
+from protocols.raft.pacemaker import LONGER, MOST_LONGER, PATIENCE, Pacemaker
 from tests.raft_kit import make_council, sign_time_out
 
 COUNCIL = make_council(7)

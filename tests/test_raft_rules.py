@@ -4,9 +4,9 @@ The failures that they prevent are those of docs/council.md. Rule 3 is in test_r
 what outlives a restart (rules 7 and 8) in test_raft_memory.py.
 """
 
-from protocols.council import Fork, Kind, check_guilt
 from protocols.effects import Blame
-from protocols.raftmessages import (
+from protocols.ledger.council import Fork, Kind, check_guilt
+from protocols.raft.messages import (
     Append,
     Certified,
     Fetch,
@@ -14,7 +14,7 @@ from protocols.raftmessages import (
     Suspicion,
     TimedOut,
 )
-from protocols.raftports import Accuse, Behind, Installed, Ratified, Ratify, Start
+from protocols.raft.ports import Accuse, Behind, Installed, Ratified, Ratify, Start
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import (
     REALM,
@@ -289,14 +289,14 @@ def test_the_epochs_last_entry_is_ratified_whoever_leads_then() -> None:
 
 
 def _is_ratifying(data: bytes) -> bool:
-    from protocols.raftmessages import unpack
+    from protocols.raft.messages import unpack
 
     message = unpack(data)[0]
     return isinstance(message, Certified) and message.certificate.ratifies
 
 
 def _is_lock(data: bytes) -> bool:
-    from protocols.raftmessages import unpack
+    from protocols.raft.messages import unpack
 
     message = unpack(data)[0]
     return isinstance(message, Signed) and message.said.kind is Kind.CERTIFICATE_ACK

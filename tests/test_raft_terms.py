@@ -2,9 +2,9 @@
 
 import pytest
 
-from protocols.council import Kind, Retreat
 from protocols.effects import Blame
-from protocols.raftmessages import (
+from protocols.ledger.council import Kind, Retreat
+from protocols.raft.messages import (
     Certified,
     Fetch,
     Opened,
@@ -12,7 +12,7 @@ from protocols.raftmessages import (
     TimedOut,
     TimedOuts,
 )
-from protocols.raftports import Accuse, Ratify
+from protocols.raft.ports import Accuse, Ratify
 from tests.raft_kit import (
     SETTINGS,
     certify,

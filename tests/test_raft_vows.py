@@ -1,13 +1,13 @@
-"""What one seat may sign: each rule of raftstate.py by itself."""
+"""What one seat may sign: each rule of raft/state.py by itself."""
 
 from collections.abc import Callable
 
 import pytest
 
-from protocols.chain import Head
-from protocols.council import Kind, signed_bytes, start_certificate
 from protocols.effects import Effect, Save
-from protocols.raftstate import STATE, Vows, blank_state, opening_record, saved_opening
+from protocols.ledger.chain import Head
+from protocols.ledger.council import Kind, signed_bytes, start_certificate
+from protocols.raft.state import STATE, Vows, blank_state, opening_record, saved_opening
 from tests.gossip_kit import mac_verify
 from tests.raft_kit import REALM, certify, make_council, signer
 from tests.raft_lone import Chain, opening

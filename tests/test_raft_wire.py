@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.council import Kind, Statement, start_certificate
 from protocols.errors import LimitError, MalformedError
-from protocols.raftmessages import (
+from protocols.ledger.council import Kind, Statement, start_certificate
+from protocols.raft.messages import (
     MAX_BATCH_BYTES,
     MAX_FRAME,
     MAX_MESSAGE,
@@ -23,7 +23,7 @@ from protocols.raftmessages import (
     pack,
     unpack,
 )
-from protocols.raftports import Received
+from protocols.raft.ports import Received
 from tests.raft_kit import certify, make_council, sign_statement, sign_time_out
 from tests.raft_lone import Chain, Lone, opening
 

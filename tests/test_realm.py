@@ -5,9 +5,16 @@ import itertools
 
 import pytest
 
-from protocols.chain import Head, chain_hash
 from protocols.changes import ParameterChange, Setting
-from protocols.council import (
+from protocols.council.participant import Received
+from protocols.council.submitting import PROTOCOL as SUBMITTING
+from protocols.council.submitting import SUBMISSIONS, pack_items
+from protocols.envelope import domain
+from protocols.errors import MalformedError
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.validation import Verdict
+from protocols.ledger.chain import Head, chain_hash
+from protocols.ledger.council import (
     Fork,
     Kind,
     Retreat,
@@ -17,18 +24,11 @@ from protocols.council import (
     check_guilt,
     signed_bytes,
 )
-from protocols.entries import YES, GuiltProof, Note, Proposal, encode_entry
-from protocols.envelope import domain
-from protocols.errors import MalformedError
-from protocols.ledger_errors import BadSignatureError, InvalidEntryError, WorkNeededError
-from protocols.ledger_signing import approve, batch, cast, work_subject
-from protocols.participant import Received
-from protocols.peerscore import Fault
+from protocols.ledger.entries import YES, GuiltProof, Note, Proposal, encode_entry
+from protocols.ledger.errors import BadSignatureError, InvalidEntryError, WorkNeededError
+from protocols.ledger.signing import approve, batch, cast, work_subject
+from protocols.ledger.work import search
 from protocols.realm import Realm, realm_domain
-from protocols.submitting import PROTOCOL as SUBMITTING
-from protocols.submitting import SUBMISSIONS, pack_items
-from protocols.validation import Verdict
-from protocols.work import search
 from tests.ledger_book import HUMAN, MEMBERS, START, STRANGER, Book, genesis, verify
 from tests.ledger_world import Branch
 from tests.participant_world import World

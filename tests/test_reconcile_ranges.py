@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from protocols.codec import encode
 from protocols.errors import LimitError, MalformedError
-from protocols.packing import pack
-from protocols.reconcile import (
+from protocols.gossip.reconcile import (
     MAX_IDS,
     MAX_NAMED,
     MAX_PUSH,
@@ -25,6 +24,7 @@ from protocols.reconcile import (
     Skip,
     Turn,
 )
+from protocols.packing import pack
 
 ENVELOPE = 400
 """Bytes of a usual shard announcement."""

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.audit import RECHECK
 from protocols.effects import Blame
-from protocols.peerscore import Fault
-from protocols.replication import (
+from protocols.gossip.peerscore import Fault
+from protocols.transfer.audit import RECHECK
+from protocols.transfer.replication import (
     MAX_REPAIRS,
     PROBE_BURST,
     PROBE_RATE,
@@ -30,8 +30,8 @@ from protocols.replication import (
     StartRepair,
     Tick,
 )
-from protocols.shelf import Holding
-from protocols.watch import MAX_LEARNS, MAX_MODELS, STRANGE_TILES
+from protocols.transfer.shelf import Holding
+from protocols.transfer.watch import MAX_LEARNS, MAX_MODELS, STRANGE_TILES
 from tests.gossip_kit import MacIdentity, cid, identity
 from tests.replication_world import MODEL, TILE_SECONDS, World
 from tests.steps import at_most

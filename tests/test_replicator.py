@@ -10,11 +10,11 @@ import trio
 import trio.testing
 
 from protocols.peerid import peer_id_of
-from protocols.replication import Settings
-from protocols.shelf import Holding
+from protocols.transfer.replication import Settings
+from protocols.transfer.shelf import Holding
+from synapsed.holdings.replicas import Declined, Replicas
+from synapsed.holdings.replicator import Replicator
 from synapsed.models import import_model, remove_model
-from synapsed.replicas import Declined, Replicas
-from synapsed.replicator import Replicator
 from synapsed.store.reasons import WATCHED
 from tests.gossip_kit import cid
 from tests.pipes import MemoryTable
@@ -31,8 +31,8 @@ ORPHANS = 0.5
 
 @pytest.fixture
 async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    monkeypatch.setattr("synapsed.replicator.TICK_SECONDS", TICK)
-    monkeypatch.setattr("synapsed.replicator.ORPHAN_SECONDS", ORPHANS)
+    monkeypatch.setattr("synapsed.holdings.replicator.TICK_SECONDS", TICK)
+    monkeypatch.setattr("synapsed.holdings.replicator.ORPHAN_SECONDS", ORPHANS)
     async with world(tmp_path) as made:
         node, away = made.node(), made.node()
         away.reachable = False

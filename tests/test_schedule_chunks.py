@@ -3,8 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.chunks import LARGE_FILE, LARGE_LEAVES, SMALL_CHUNK_LEAVES, ChunkMap, Spans, cut
-from protocols.tensorblock import SUBTILE, TILE, Layout
+from protocols.tensors.chunks import (
+    LARGE_FILE,
+    LARGE_LEAVES,
+    SMALL_CHUNK_LEAVES,
+    ChunkMap,
+    Spans,
+    cut,
+)
+from protocols.tensors.tensorblock import SUBTILE, TILE, Layout
 
 SIZES = st.lists(
     st.one_of(st.integers(0, 3000), st.integers(0, 3 * SUBTILE), st.integers(0, 3 * TILE + 5)),

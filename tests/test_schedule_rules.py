@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocols.blocks import MAX_FETCH_BYTES, Holding
-from protocols.pullpeer import FIRST_RUN_BYTES, FIRST_TIMEOUT, MIN_TIMEOUT, Assignment
-from protocols.schedule import Schedule
-from protocols.slot_tile_assignment import SLOT
-from protocols.tensorblock import SUBTILE, Layout
+from protocols.slots.tile_assignment import SLOT
+from protocols.tensors.blocks import MAX_FETCH_BYTES, Holding
+from protocols.tensors.tensorblock import SUBTILE, Layout
+from protocols.transfer.pullpeer import FIRST_RUN_BYTES, FIRST_TIMEOUT, MIN_TIMEOUT, Assignment
+from protocols.transfer.schedule import Schedule
 from tests.schedule_swarm import ROOT, runs_of
 
 ME, A, B, C = (bytes([n]) * 38 for n in (9, 1, 2, 3))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocols.tensorblock import Layout
+from protocols.tensors.tensorblock import Layout
 from tests.schedule_swarm import Daemon, Swarm
 
 MB = 1_000_000

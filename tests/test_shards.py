@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from protocols.announcement import ShardBody
 from protocols.cid import cid_of
 from protocols.errors import LimitError
-from protocols.tiles import ModelTiles
+from protocols.gossip.announcement import ShardBody
+from protocols.tensors.tiles import ModelTiles
+from synapsed.holdings.shards import Shards
 from synapsed.models import import_model, layouts_of, remove_model
-from synapsed.shards import Shards
 from synapsed.store import Store
 from synapsed.store.reasons import REPLICA, WATCHED
 

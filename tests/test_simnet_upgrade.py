@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from protocols.draw import Draw
-from protocols.slots import SLOTS
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.closed_list import SLOTS
+from protocols.slots.wasm_module import ModuleLimits
 from simnet.policies import build_policy, policy
 from simnet.scenarioload import ScenarioError, load
 from simnet.timeline import Answering, Chosen, Mark, StageBegan, Timeline

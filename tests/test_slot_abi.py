@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.draw import Draw
-from protocols.risk import Risk
-from protocols.slot_abi import (
+from protocols.ledger.risk import Risk
+from protocols.slots.abi import (
     I64_MAX,
     I64_MIN,
     MAX_ROWS,
@@ -25,7 +25,7 @@ from protocols.slot_abi import (
     Slot,
     Table,
 )
-from protocols.slots import SLOTS
+from protocols.slots.closed_list import SLOTS
 from tests.vectors import make_slots
 
 VECTORS: dict[str, Any] = json.loads(make_slots.FILE.read_text())

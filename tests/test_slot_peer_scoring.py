@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.draw import Draw
-from protocols.slot_abi import Batch, Run
-from protocols.slot_peer_scoring import PEERS, SLOT, gossip_of, keep_of, log2_milli
+from protocols.slots.abi import Batch, Run
+from protocols.slots.peer_scoring import PEERS, SLOT, gossip_of, keep_of, log2_milli
 
 amounts = st.integers(0, 1 << 50)
 

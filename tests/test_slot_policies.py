@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from protocols import slot_adapter_ranking, slot_eviction
 from protocols.draw import Draw
-from protocols.slot_abi import Batch, Invariant, Slot
-from protocols.slot_eviction import CANDIDATES, WORTH, choose
+from protocols.slots import adapter_ranking as slot_adapter_ranking
+from protocols.slots import eviction as slot_eviction
+from protocols.slots.abi import Batch, Invariant, Slot
+from protocols.slots.eviction import CANDIDATES, WORTH, choose
 
 SLOTS = [slot_eviction.SLOT, slot_adapter_ranking.SLOT]
 

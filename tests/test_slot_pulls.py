@@ -7,15 +7,15 @@ import pytest
 import trio
 from msgspec.structs import astuple
 
-from protocols.blocks import Request
 from protocols.changes import CallLimits
 from protocols.errors import SynapseError
-from protocols.rollout import REFERENCE, Version
-from protocols.slot_abi import Batch, Run
-from protocols.slot_tile_assignment import EVERYBODY, MAX_PEERS, NAME, SLOT
-from protocols.slots import SLOTS
-from protocols.tensorblock import SUBTILE
-from protocols.wasm_module import ModuleLimits
+from protocols.ledger.rollout import REFERENCE, Version
+from protocols.slots.abi import Batch, Run
+from protocols.slots.closed_list import SLOTS
+from protocols.slots.tile_assignment import EVERYBODY, MAX_PEERS, NAME, SLOT
+from protocols.slots.wasm_module import ModuleLimits
+from protocols.tensors.blocks import Request
+from protocols.tensors.tensorblock import SUBTILE
 from synapsed.models import import_model
 from synapsed.slots import NATIVE_SLOTS, Slots
 from synapsed.transfer.crew import MAX_SESSIONS
@@ -126,8 +126,8 @@ def rubbish(batch: Batch) -> None:
 async def test_no_answer_however_bad_stops_a_pull(
     swarm: World, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protocols.schedule.PATIENCE", 0.05)
-    monkeypatch.setattr("protocols.schedule.MIN_PATIENCE", 0.005)
+    monkeypatch.setattr("protocols.transfer.schedule.PATIENCE", 0.05)
+    monkeypatch.setattr("protocols.transfer.schedule.MIN_PATIENCE", 0.005)
     house = House(swarm, folder)
     report = await house.pull(OtherSlots(NAME, run))
     assert report.fetched >= LEAVES * SUBTILE

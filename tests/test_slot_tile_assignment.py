@@ -7,13 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.blocks import Holding
-from protocols.chunks import ChunkMap
 from protocols.draw import Draw
-from protocols.pullorder import draws
-from protocols.schedule import Schedule
-from protocols.slot_abi import Batch, Run
-from protocols.slot_tile_assignment import (
+from protocols.slots.abi import Batch, Run
+from protocols.slots.tile_assignment import (
     CHUNKS,
     HELD_WAIT,
     MAX_PEERS,
@@ -22,7 +18,11 @@ from protocols.slot_tile_assignment import (
     SLOT,
     waits,
 )
-from protocols.tensorblock import SUBTILE, Layout
+from protocols.tensors.blocks import Holding
+from protocols.tensors.chunks import ChunkMap
+from protocols.tensors.tensorblock import SUBTILE, Layout
+from protocols.transfer.pullorder import draws
+from protocols.transfer.schedule import Schedule
 from tests.schedule_swarm import ROOT, runs_of
 
 ME = bytes([9]) * 38
@@ -165,7 +165,7 @@ def places(flags: Sequence[bool]) -> set[int]:
 def test_a_pull_of_more_chunks_than_a_batch_has_room_for_asks_for_all_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("protocols.pullorder.MAX_ROWS", 5)
+    monkeypatch.setattr("protocols.transfer.pullorder.MAX_ROWS", 5)
     layout = Layout.flat(80 * SUBTILE)
     schedule = Schedule(ME, [(ROOT, layout)], [[(0, 80)]])
     peer = bytes([20]) * 38

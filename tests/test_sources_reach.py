@@ -9,11 +9,11 @@ import pytest
 import trio
 import trio.testing
 
-from protocols.catalog import Catalog, Heard
-from protocols.peerscore import Fault
+from protocols.gossip.catalog import Catalog, Heard
+from protocols.gossip.peerscore import Fault
+from synapsed.holdings.sources import CatalogSources
 from synapsed.net import MemoryTable, PeerBook, PeerUnreachableError
 from synapsed.reach import MAX_STREAMS, Reach
-from synapsed.sources import CatalogSources
 from synapsed.transfer.serve import MAX_STREAMS_PER_PEER
 from tests.gossip_kit import NOW, MacIdentity, bodies, catalog, cid, sealed, shard
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import MalformedError, MismatchError, NotHeldError
-from protocols.hashtree import HASH_BYTES
-from protocols.safetensors_header import HeaderError
-from protocols.tensorblock import SUBTILE, BlockTree, verify_run
+from protocols.tensors.hashtree import HASH_BYTES
+from protocols.tensors.safetensors_header import HeaderError
+from protocols.tensors.tensorblock import SUBTILE, BlockTree, verify_run
 from synapsed.hashing import HASHER
 from synapsed.store import HashesUnknownError, HeldFile, LeafMismatchError, Runs, Store
 from tests.store_kit import QUOTA, Events, Made, check_store, made, made_flat, reopened

@@ -15,7 +15,7 @@ from protocols.manifest import (
     encode_manifest,
 )
 from protocols.peerid import peer_id_of
-from protocols.tensorblock import SUBTILE
+from protocols.tensors.tensorblock import SUBTILE
 from synapsed.store import Runs, Store
 from synapsed.store.reasons import WATCHED
 from tests.store_kit import QUOTA, Made, check_store, made, made_flat, reopened

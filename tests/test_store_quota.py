@@ -7,7 +7,7 @@ import pytest
 from protocols.cid import RAW
 from protocols.codec import MAX_BLOCK
 from protocols.errors import LimitError
-from protocols.tensorblock import SUBTILE
+from protocols.tensors.tensorblock import SUBTILE
 from synapsed.store import QuotaExceededError, Store
 from tests.store_kit import Events, check_store, made, made_flat
 

@@ -1,7 +1,7 @@
 """What was told once and still holds: the owner finds it in the status."""
 
-from synapsed.events import EventBus
-from synapsed.tally import MAX_NAMES, Tally
+from synapsed.process.events import EventBus
+from synapsed.process.tally import MAX_NAMES, Tally
 
 ADDR = "/ip4/192.0.2.1/tcp/4817/p2p/12D3KooW"
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from protocols.errors import LimitError, MalformedError
-from protocols.safetensors_header import (
+from protocols.tensors.safetensors_header import (
     ALIGNMENT,
     DTYPE_BITS,
     MAX_COLONS,

@@ -14,7 +14,7 @@ import pytest
 import safetensors
 
 from protocols.errors import NotHeldError
-from protocols.safetensors_header import (
+from protocols.tensors.safetensors_header import (
     ALIGNMENT,
     HeaderError,
     HeaderTooLargeError,
@@ -164,7 +164,7 @@ def test_a_file_cut_off_after_opening_is_refused_not_mapped_short(tmp_path: Path
 
 def test_neither_numpy_nor_torch_is_imported() -> None:
     code = (
-        "import sys, synapsed.hashing, synapsed.store.tensors, protocols.tensorblock;"
+        "import sys, synapsed.hashing, synapsed.store.tensors, protocols.tensors.tensorblock;"
         "sys.exit(bool({'numpy', 'torch', 'safetensors', 'pickle'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import MalformedError
-from protocols.hashtree import ProofError, Tree, proof_length, root_of, root_of_run
-from protocols.safetensors_header import (
+from protocols.tensors.hashtree import ProofError, Tree, proof_length, root_of, root_of_run
+from protocols.tensors.safetensors_header import (
     MAX_TENSORS,
     make_safetensors_header,
     parse_safetensors_header,
 )
-from protocols.tensorblock import (
+from protocols.tensors.tensorblock import (
     LEAVES_OF_TILE,
     MAX_FILE,
     SUBTILE,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from protocols.safetensors_header import HeaderError, parse_safetensors_header
-from protocols.tensorblock import Layout
+from protocols.tensors.safetensors_header import HeaderError, parse_safetensors_header
+from protocols.tensors.tensorblock import Layout
 from tests.test_tensorblock_tree import Block, spec_hash, spec_root
 
 HERE = Path(__file__).parent / "vectors"

@@ -11,7 +11,7 @@ import trio
 
 from protocols.codec import decode, encode
 from protocols.errors import MalformedError
-from protocols.tensorblock import SUBTILE
+from protocols.tensors.tensorblock import SUBTILE
 from synapsed.net.errors import PeerUnreachableError
 from synapsed.training.blobs import Blobs
 from synapsed.training.errors import BlobUnknownError, TooManyBlobsError, WrongBlobError

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from protocols.learn.evidence import Stand, check_evidence, heads_digest, read_evidence, shares
+from protocols.ledger.trainings import NO_ROUNDS
 from protocols.manifest import DatasetManifest
-from protocols.trainings import NO_ROUNDS
 from synapsed.keys import verify
 from synapsed.models import model_manifest
 from synapsed.training.errors import CannotLearnError

@@ -11,8 +11,7 @@ import trio
 import trio.testing
 
 from protocols.changes import CheckpointChange, Share
-from protocols.entries import NO_INTERVAL, Interval
-from protocols.errands import Examine
+from protocols.council.errands import Examine
 from protocols.errors import MalformedError
 from protocols.learn.claims import Endorsement, Input, Record, Round, round_message
 from protocols.learn.evidence import (
@@ -23,14 +22,15 @@ from protocols.learn.evidence import (
     shares,
     write_evidence,
 )
+from protocols.ledger.entries import NO_INTERVAL, Interval
 from protocols.manifest import DatasetManifest, ProposalManifest
-from protocols.safetensors_header import make_safetensors_header
-from synapsed import examiner as examiner_module
+from protocols.tensors.safetensors_header import make_safetensors_header
 from synapsed.authoring.question import CheckFailedError
 from synapsed.compute.errors import BadModelError, NotInstalledError
 from synapsed.compute.wire import Losses, Version
 from synapsed.control.problems import ArtefactUnavailableError
-from synapsed.examiner import Examiner
+from synapsed.ledger import examiner as examiner_module
+from synapsed.ledger.examiner import Examiner
 from synapsed.models.imports import import_artefacts, import_model
 from synapsed.store import Store
 from synapsed.training import proof as module

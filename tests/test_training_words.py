@@ -4,7 +4,7 @@ from typing import Any
 
 from protocols.changes import Share
 from protocols.cid import cid_text
-from protocols.entries import Outcome, Submission, Verdict, decode_entry
+from protocols.ledger.entries import Outcome, Submission, Verdict, decode_entry
 from protocols.peerid import peer_id_text
 from synapsed.control.entryview import entry_info
 from tests.ledger_book import MEMBERS, Book

@@ -10,7 +10,11 @@ import msgspec
 import pytest
 import trio
 
-from protocols.blocks import (
+from protocols.codec import encode
+from protocols.errors import NotHeldError
+from protocols.gossip.peerscore import Fault
+from protocols.manifest import ModelManifest, encode_manifest
+from protocols.tensors.blocks import (
     BlockRequest,
     Bytes,
     FetchRequest,
@@ -24,10 +28,6 @@ from protocols.blocks import (
     Request,
     Shape,
 )
-from protocols.codec import encode
-from protocols.errors import NotHeldError
-from protocols.manifest import ModelManifest, encode_manifest
-from protocols.peerscore import Fault
 from synapsed.models import held_tiles, model_state
 from synapsed.transfer.errors import PullFailedError
 from synapsed.transfer.plan import ManifestLieError
@@ -47,8 +47,8 @@ SLOW = 4 * MiB
 async def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     # The waits of the real thing, a tenth as long.
     for name, seconds in (
-        ("protocols.pullpeer.FIRST_TIMEOUT", 1.0),
-        ("protocols.pullpeer.MIN_TIMEOUT", 1.0),
+        ("protocols.transfer.pullpeer.FIRST_TIMEOUT", 1.0),
+        ("protocols.transfer.pullpeer.MIN_TIMEOUT", 1.0),
         ("synapsed.transfer.crew.WATCH_SECONDS", 0.05),
         ("synapsed.transfer.crew.HEDGE_SECONDS", 0.2),
         ("synapsed.transfer.crew.AGAIN_SECONDS", 0.1),
@@ -377,7 +377,7 @@ async def test_a_holder_that_dies_is_replaced_by_the_others(swarm: World, folder
 async def test_a_pretended_co_puller_delays_and_does_not_stop(
     swarm: World, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protocols.schedule.PATIENCE", 0.3)
+    monkeypatch.setattr("protocols.transfer.schedule.PATIENCE", 0.3)
     pretender, origin, newcomer = (swarm.node() for _ in range(3))
     cid = imported(origin, folder)
     origin.uploads.set_rate(RATE)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from protocols.blocks import PROTOCOL
-from protocols.peerscore import Fault
+from protocols.gossip.peerscore import Fault
+from protocols.tensors.blocks import PROTOCOL
 from synapsed.keys import Identity
 from synapsed.models import export_model, import_model, model_manifest
 from synapsed.net import MemoryTable, Net, NetSettings, PeerBook, Stream, open_net

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from protocols.blocks import Proven, ProveRequest, Refusal, Request
 from protocols.codec import encode
 from protocols.manifest import ModelManifest
-from protocols.tensorblock import LeafRangeError
+from protocols.tensors.blocks import Proven, ProveRequest, Refusal, Request
+from protocols.tensors.tensorblock import LeafRangeError
 from synapsed.models import IncompleteError, import_model, model_manifest
 from synapsed.transfer.plan import model_tiles
 from synapsed.transfer.probe import probe

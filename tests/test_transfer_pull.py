@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from protocols.blocks import FetchRequest, Request
 from protocols.cid import cid_of
 from protocols.manifest import ExpertManifest, ModelManifest, encode_manifest
-from protocols.pullpeer import DEPTH
-from protocols.tensorblock import SUBTILE
+from protocols.tensors.blocks import FetchRequest, Request
+from protocols.tensors.tensorblock import SUBTILE
+from protocols.transfer.pullpeer import DEPTH
 from synapsed.models import (
     UnknownPartError,
     experts,
@@ -273,7 +273,7 @@ async def test_two_pulls_of_one_daemon_take_each_byte_about_once(
 async def test_what_another_pull_asked_for_is_waited_for_until_that_ends(
     swarm: World, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protocols.pullpeer.FIRST_TIMEOUT", 600.0)
+    monkeypatch.setattr("protocols.transfer.pullpeer.FIRST_TIMEOUT", 600.0)
     origin, newcomer = swarm.node(), swarm.node()
     cid = imported(origin, folder)
     newcomer.knows(origin)
@@ -464,7 +464,7 @@ async def test_co_pullers_who_know_only_the_source_do_not_meet_but_one_finds_the
 async def test_pullers_of_different_parts_do_not_wait_for_each_other(
     swarm: World, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protocols.schedule.PATIENCE", 600.0)
+    monkeypatch.setattr("protocols.transfer.schedule.PATIENCE", 600.0)
     origin, left, right = (swarm.node() for _ in range(3))
     cid = imported(origin, folder)
     origin.uploads.set_rate(4 * MiB)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from protocols.replication import (
+from protocols.transfer.replication import (
     Forget,
     Learn,
     LearnFailed,
@@ -17,8 +17,8 @@ from protocols.replication import (
     StartProbe,
     StartRepair,
 )
+from synapsed.holdings.replicas import Declined, Replicas
 from synapsed.models import held_tiles, import_model, model_manifest, remove_model
-from synapsed.replicas import Declined, Replicas
 from synapsed.store.reasons import REPLICA, WATCHED
 from synapsed.transfer.plan import Part, model_tiles
 from synapsed.transfer.repair import Order, Repairs
@@ -220,7 +220,7 @@ async def test_what_the_owner_removed_is_not_repaired_back(
 async def test_strangers_get_a_share_of_the_quota_and_no_more(
     swarm: World, holder: tuple[Node, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("synapsed.replicas.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("synapsed.holdings.replicas.LOOK_SECONDS", 0.02)
     node, cid = holder
     repairer = swarm.node(quota=16 * MiB)
     repairer.knows(node)
@@ -244,8 +244,8 @@ async def test_strangers_get_a_share_of_the_quota_and_no_more(
 async def test_junk_headers_are_bounded_in_all_and_of_each_model(
     swarm: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("synapsed.replicas.MAX_WATCHED", 200_000)
-    monkeypatch.setattr("synapsed.replicas.MAX_LEARN", 60_000)
+    monkeypatch.setattr("synapsed.holdings.replicas.MAX_WATCHED", 200_000)
+    monkeypatch.setattr("synapsed.holdings.replicas.MAX_LEARN", 60_000)
     sybil, victim = swarm.node(), swarm.node()
     machine = Machine(victim)
     junk = {f"{n:064}": 1 for n in range(300)}  # a header of 40 KB, and 10 KB of nodes

@@ -9,7 +9,9 @@ import pytest
 import trio
 import trio.testing
 
-from protocols.blocks import (
+from protocols.cid import cid_of
+from protocols.gossip.peerscore import Fault
+from protocols.tensors.blocks import (
     PROTOCOL,
     Answer,
     BlockRequest,
@@ -27,10 +29,8 @@ from protocols.blocks import (
     Shape,
     decode_answer,
 )
-from protocols.cid import cid_of
-from protocols.hashtree import HASH_BYTES
-from protocols.peerscore import Fault
-from protocols.tensorblock import file_root, section_node, split_hashes, verify_run
+from protocols.tensors.hashtree import HASH_BYTES
+from protocols.tensors.tensorblock import file_root, section_node, split_hashes, verify_run
 from synapsed.hashing import HASHER
 from synapsed.net.errors import StreamClosedError
 from synapsed.store import HeldFile

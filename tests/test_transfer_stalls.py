@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from protocols.blocks import PROTOCOL, Hashes, LeavesRequest, Proven, ProveRequest
 from protocols.manifest import FileRef
+from protocols.tensors.blocks import PROTOCOL, Hashes, LeavesRequest, Proven, ProveRequest
 from synapsed.models import import_model, model_manifest
 from synapsed.transfer.plan import Part
 from synapsed.transfer.talk import Talk

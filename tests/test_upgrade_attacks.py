@@ -13,14 +13,14 @@ import libipld
 import pytest
 import trio
 
-from protocols.blocks import Bytes, FetchRequest, Request
 from protocols.cid import cid_of, parse_cid
 from protocols.codec import encode
 from protocols.draw import Draw
-from protocols.entries import Report, StageEntry, Verdict, encode_entry
+from protocols.ledger.entries import Report, StageEntry, Verdict, encode_entry
 from protocols.manifest import UpgradeManifest, encode_manifest
-from protocols.slots import SLOTS
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.closed_list import SLOTS
+from protocols.slots.wasm_module import ModuleLimits
+from protocols.tensors.blocks import Bytes, FetchRequest, Request
 from simnet.run import perform
 from simnet.upgradeparts import RANKING, Adapters, Upgrade
 from synapsed.control.client import DaemonError

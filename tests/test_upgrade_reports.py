@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.codec import decode, decode_plain, encode
-from protocols.entries import (
+from protocols.council.poolitems import most_of, share_of
+from protocols.ledger.entries import (
     GuiltProof,
     Report,
     decode_entry,
 )
-from protocols.ledger_errors import (
+from protocols.ledger.errors import (
     BannedError,
     ExpiredError,
     FullError,
@@ -27,8 +28,7 @@ from protocols.ledger_errors import (
     UnknownProposalError,
     UnprovenError,
 )
-from protocols.poolitems import most_of, share_of
-from protocols.rollout import (
+from protocols.ledger.rollout import (
     MAX_OTHERS,
     MAX_REPORTS,
     filed,
@@ -201,7 +201,7 @@ def test_who_is_proven_guilty_is_heard_no_more() -> None:
 
 
 def test_reports_from_outside_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocols.ledger_upgrades.MAX_OTHERS", 5)
+    monkeypatch.setattr("protocols.ledger.upgrades.MAX_OTHERS", 5)
     assert MAX_OTHERS == 1024
     book = network(30)
     begin(book, change(book))

@@ -9,25 +9,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocols.changes import NATIVE, CallLimits
-from protocols.entries import (
+from protocols.ledger.entries import (
     StageEntry,
     decode_entry,
     encode_entry,
 )
-from protocols.ledger import LedgerState
-from protocols.ledger_errors import (
+from protocols.ledger.errors import (
     InvalidEntryError,
     TooEarlyError,
     UnprovenError,
 )
-from protocols.ledger_upgrades import rollout_of
-from protocols.rollout import (
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.rollout import (
     FULL,
     MAX_FORMER,
     REFERENCE,
     is_heard,
     place,
 )
+from protocols.ledger.upgrades import rollout_of
 from tests.ledger_book import MEMBERS, STRANGER, Book, verify
 from tests.test_ledger_proposals import kinds
 from tests.upgrade_book import (

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.params import defaults
-from protocols.rollout import (
+from protocols.ledger.params import defaults
+from protocols.ledger.rollout import (
     EVERYBODY,
     FIRST,
     FULL,

@@ -3,12 +3,12 @@
 from typing import Any
 
 from protocols.cid import cid_text
-from protocols.council import Certificate, Kind, Statement
-from protocols.entries import decode_entry
-from protocols.followchain import Advanced
+from protocols.follow.chain import Advanced
+from protocols.ledger.council import Certificate, Kind, Statement
+from protocols.ledger.entries import decode_entry
 from protocols.peerid import peer_id_text
 from synapsed.control.entryview import entry_info
-from synapsed.ledger_news import News
+from synapsed.ledger.news import News
 from tests.ledger_book import MEMBERS, Book
 from tests.upgrade_book import (
     SLOT,

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from protocols.draw import Draw
-from protocols.slot_abi import Batch
+from protocols.slots.abi import Batch
 from synapsed.jail import layers
 from synapsed.jail.errors import JailDiedError, JailRestingError, ModuleTrapError
 from synapsed.store.errors import DiskFullError

@@ -7,8 +7,8 @@ import pytest
 
 from protocols.changes import NATIVE
 from protocols.cid import cid_text
-from protocols.slots import SLOTS
-from synapsed.config import SlotModes, UpgradesConfig
+from protocols.slots.closed_list import SLOTS
+from synapsed.config.options import SlotModes, UpgradesConfig
 from synapsed.store import Store
 from synapsed.upgrades.desk import UnknownUpgradeError, UpgradeDesk
 from synapsed.upgrades.memory import MAX_REMEMBERED, Memory, UnknownSlotError

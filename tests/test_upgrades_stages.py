@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from protocols.changes import CallLimits
-from protocols.rollout import coin
+from protocols.ledger.rollout import coin
 from synapsed.store.reasons import UPGRADE
 from tests.ledger_book import MEMBERS
 from tests.upgrade_book import STAGE, change, network, way_back

@@ -8,13 +8,13 @@ import pytest
 import trio
 
 from protocols.cid import cid_of
-from protocols.errands import Examine
+from protocols.council.errands import Examine
 from protocols.manifest import ProposalManifest
-from protocols.slots import SLOTS
-from synapsed import examiner as examiner_module
+from protocols.slots.closed_list import SLOTS
 from synapsed.authoring.question import Checked, CheckFailedError, Finding, Question
 from synapsed.control.problems import ArtefactUnavailableError
-from synapsed.examiner import Examiner
+from synapsed.ledger import examiner as examiner_module
+from synapsed.ledger.examiner import Examiner
 from synapsed.transfer.limits import Room
 from synapsed.upgrades.modules import MAX_FETCH, MixedUpError
 from synapsed.upgrades.soundness import MOST_TIMES, Soundness, UnsoundError

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from protocols.chain import Head
-from protocols.council import Council, Instant, SignedTimeOut
-from protocols.raftlog import Log
-from protocols.raftstate import Vows
+from protocols.ledger.chain import Head
+from protocols.ledger.council import Council, Instant, SignedTimeOut
+from protocols.raft.log import Log
+from protocols.raft.state import Vows
 from simnet.virtual import families
 from simnet.virtual.bareprogram import BareProgram
 from simnet.virtual.case import Case, Outcome

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wasmtime import Config, Engine, Module, WasmtimeError
 
-from protocols.wasm_module import MAGIC, Inspected, ModuleLimits, ModuleRefusedError, inspect
+from protocols.slots.wasm_module import MAGIC, Inspected, ModuleLimits, ModuleRefusedError, inspect
 from tests import wasm_kit as kit
 from tests.jail_kit import ADDER
 from tests.steps import at_most

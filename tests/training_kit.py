@@ -11,11 +11,11 @@ from typing import Any
 
 import trio
 
-from protocols.entries import Member
 from protocols.learn.plan import Phase, Plan
 from protocols.learn.replica_ports import BIRTH, TABLE, ReplicaSettings
+from protocols.ledger.entries import Member
 from protocols.realm import Realm
-from protocols.safetensors_header import make_safetensors_header
+from protocols.tensors.safetensors_header import make_safetensors_header
 from synapsed.keys import Identity
 from synapsed.models import import_model
 from synapsed.store import Store

@@ -17,7 +17,7 @@ import trio
 from protocols.learn import delta
 from protocols.learn.partition import Group, groups_of, version_header
 from protocols.learn.plan import Phase, Plan
-from protocols.safetensors_header import header_length, parse_safetensors_header
+from protocols.tensors.safetensors_header import header_length, parse_safetensors_header
 from synapsed.compute import wire
 from synapsed.compute.errors import (
     BadHeadError,

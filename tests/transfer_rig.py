@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import trio
 
-from protocols.blocks import PROTOCOL, FetchRequest, Request, decode_request
 from protocols.errors import LimitError, MalformedError
+from protocols.gossip.peerscore import Fault
 from protocols.peerid import peer_id_of
-from protocols.peerscore import Fault
+from protocols.tensors.blocks import PROTOCOL, FetchRequest, Request, decode_request
 from synapsed.net.errors import PeerUnreachableError, StreamClosedError, TimedOutError
 from synapsed.store import Store
 from synapsed.transfer.limits import Uploads

@@ -6,8 +6,8 @@ from typing import Any
 
 from protocols.changes import NATIVE, NO_LIMITS, CallLimits, UpgradeChange
 from protocols.cid import cid_of
-from protocols.entries import YES, Report, StageEntry, Verdict, decode_entry
-from protocols.rollout import Filed, Rollout, is_heard
+from protocols.ledger.entries import YES, Report, StageEntry, Verdict, decode_entry
+from protocols.ledger.rollout import Filed, Rollout, is_heard
 from tests.ledger_book import HUMAN, MEMBERS, Book, Person, genesis, people
 
 SLOT = "eviction"

@@ -13,12 +13,12 @@ import trio
 from protocols.changes import UpgradeChange
 from protocols.cid import cid_of
 from protocols.draw import Draw
-from protocols.entries import YES, Report, Verdict, decode_waiting
-from protocols.ledger_errors import InvalidEntryError
+from protocols.ledger.entries import YES, Report, Verdict, decode_waiting
+from protocols.ledger.errors import InvalidEntryError
+from protocols.ledger.rollout import LEAST_COHORT, place
 from protocols.manifest import UpgradeManifest, encode_manifest
-from protocols.rollout import LEAST_COHORT, place
-from protocols.slots import SLOTS
-from synapsed.config import SlotModes, UpgradesConfig
+from protocols.slots.closed_list import SLOTS
+from synapsed.config.options import SlotModes, UpgradesConfig
 from synapsed.jail.jail import Jail
 from synapsed.models import NotAModelManifestError
 from synapsed.store import Store

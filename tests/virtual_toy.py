@@ -5,8 +5,8 @@ The tests of the simulator run it, so that what they find is the simulator's.
 
 from collections.abc import Sequence
 
-from protocols.council import Instant
 from protocols.effects import Publish, Save, Send
+from protocols.ledger.council import Instant
 from simnet.virtual.faults import Faults
 from simnet.virtual.node import Node
 from simnet.virtual.plan import Cast, FaultSpec, draw

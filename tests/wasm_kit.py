@@ -5,7 +5,7 @@ import struct
 
 from wasmtime import wat2wasm
 
-from protocols.wasm_module import MAGIC
+from protocols.slots.wasm_module import MAGIC
 
 I32, I64, F32, F64, V128, FUNCREF, EXTERNREF = 0x7F, 0x7E, 0x7D, 0x7C, 0x7B, 0x70, 0x6F
 TYPE, IMPORT, FUNCTION, TABLE, MEMORY, GLOBAL, EXPORT, START, ELEMENT, CODE, DATA, DATA_COUNT = (

@@ -25,6 +25,7 @@ from protocols.codec import encode
 from protocols.effects import Blame, Save
 from protocols.envelope import Sign, Verify
 from protocols.errors import MalformedError
+from protocols.gossip.peerscore import Fault
 from protocols.learn.aggregator_ports import (
     KEEP_MS,
     MAX_KEPT,
@@ -66,7 +67,6 @@ from protocols.learn.messages import (
 from protocols.learn.primaries import Primaries
 from protocols.learn.relay import Relay
 from protocols.learn.round_ports import WATCH_MS, Heard, Part, Release, Say, Tick
-from protocols.peerscore import Fault
 
 
 class Aggregator:

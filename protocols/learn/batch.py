@@ -3,13 +3,13 @@
 from typing import Literal
 
 from protocols.codec import encode
-from protocols.council import PeerId
 from protocols.learn.claims import Claim, Input, Made, Sum
 from protocols.learn.grace import Arrivals, grace_of, learned
 from protocols.learn.messages import MAX_MESSAGE, MAX_PROVEN
 from protocols.learn.plan import Plan
 from protocols.learn.round_ports import MAX_FAN_IN
 from protocols.learn.roundlog import Spread
+from protocols.ledger.council import PeerId
 
 PROOF_ROOM = MAX_MESSAGE - (64 << 10)
 """Bytes of claims in one batch: with the sum itself they must fit into one Proof."""

@@ -16,9 +16,9 @@ from typing import Annotated
 import msgspec
 
 from protocols.codec import Message, encode
-from protocols.council import PeerId, Signature
 from protocols.envelope import Verify
 from protocols.errors import MalformedError, NotHeldError
+from protocols.ledger.council import PeerId, Signature
 from protocols.manifest import CidBytes
 from protocols.peerid import public_key_of
 from protocols.realm import Realm, realm_domain

@@ -51,9 +51,9 @@ from protocols.learn.claims import (
     check_signed,
 )
 from protocols.learn.partition import MAX_GROUPS
+from protocols.ledger.trainings import NO_ROUNDS
 from protocols.manifest import CidBytes
 from protocols.realm import Realm
-from protocols.trainings import NO_ROUNDS
 
 MAGIC = b"synapse rounds 1\n"
 MAX_EVIDENCE = 64 << 20

@@ -28,6 +28,7 @@ import msgspec
 from protocols.effects import Blame, Emit
 from protocols.envelope import Sign, Verify
 from protocols.errors import MalformedError
+from protocols.gossip.peerscore import Fault
 from protocols.learn.claims import Claim, Made, claim_message
 from protocols.learn.following import BadRoundError, Following, Seating
 from protocols.learn.learner_ports import (
@@ -67,7 +68,6 @@ from protocols.learn.outbox import Outbox, Sent
 from protocols.learn.plan import MILLE, Phase
 from protocols.learn.primaries import Primaries
 from protocols.learn.round_ports import WATCH_MS, Heard, Say, Tick
-from protocols.peerscore import Fault
 
 LAG = 2
 """Patiences of the plan that the slowest group is waited for, once another has advanced."""

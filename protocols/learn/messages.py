@@ -32,7 +32,6 @@ from typing import Annotated, Literal
 import msgspec
 
 from protocols.codec import Message, decode, encode
-from protocols.council import PeerId, Signature
 from protocols.learn.claims import (
     MAX_DELTAS,
     Claim,
@@ -44,6 +43,7 @@ from protocols.learn.claims import (
     Sum,
 )
 from protocols.learn.replica_ports import Term
+from protocols.ledger.council import PeerId, Signature
 from protocols.manifest import CidBytes
 
 PROTOCOL = "/synapse/learn/1.0.0"

@@ -1,8 +1,8 @@
 """A model's tiles in groups, and a group's values as one file.
 
-Tiles are those of the model's safetensors files, in order (protocols/tiles.py). A group is a run
-of tiles whose fp32 values take `group_bytes` at most, so that elections, logs and rounds grow with
-groups and not with tiles. Everybody who has the model's headers cuts alike.
+Tiles are those of the model's safetensors files, in order (protocols/tensors/tiles.py). A group is
+a run of tiles whose fp32 values take `group_bytes` at most, so that elections, logs and rounds grow
+with groups and not with tiles. Everybody who has the model's headers cuts alike.
 
 A *version* of a group is the fp32 values of its tiles, written as a safetensors file that has one
 one-dimensional F32 tensor a tile, named `file.section.tile` in decimal, in order. Its name is that
@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from protocols.errors import MalformedError
-from protocols.safetensors_header import SafetensorsHeader
-from protocols.tensorblock import TILE
+from protocols.tensors.safetensors_header import SafetensorsHeader
+from protocols.tensors.tensorblock import TILE
 
 F32_BYTES = 4
 WIDTHS = {"F32": 4, "BF16": 2, "F16": 2}

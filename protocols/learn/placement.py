@@ -26,10 +26,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log2
 from typing import NamedTuple
 
-from protocols.council import Council
-from protocols.election import score
-from protocols.entries import Member
 from protocols.learn.replica_ports import REPLICAS
+from protocols.ledger.council import Council
+from protocols.ledger.election import score
+from protocols.ledger.entries import Member
 from protocols.rendezvous import HASH_BITS, cost
 
 REDRAW = 8

@@ -28,8 +28,8 @@ from collections.abc import Iterable, Sequence
 
 from protocols.changes import MIN_WINDOWS
 from protocols.draw import Draw
-from protocols.entries import MAX_GAIN, NO_INTERVAL, Interval
 from protocols.errors import MalformedError
+from protocols.ledger.entries import MAX_GAIN, NO_INTERVAL, Interval
 
 NANO = 1_000_000_000
 PER_MILLIONTH = 1000

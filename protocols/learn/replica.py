@@ -21,6 +21,7 @@ with the log of the one before, and nothing depends on who is new.
 
 from protocols.effects import Blame
 from protocols.errors import LimitError, MalformedError
+from protocols.gossip.peerscore import Fault
 from protocols.learn.replica_candidate import Candidate
 from protocols.learn.replica_core import unbroken
 from protocols.learn.replica_messages import (
@@ -56,7 +57,6 @@ from protocols.learn.replica_ports import (
     Ticked,
     Turned,
 )
-from protocols.peerscore import Fault
 
 
 class Replica(Candidate):

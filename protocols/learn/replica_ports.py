@@ -19,10 +19,10 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from protocols.council import PeerId
 from protocols.effects import Blame, Emit, Save, Send
 from protocols.learn.claims import MAX_DELTA, Digest, GroupNumber
 from protocols.learn.partition import group_key
+from protocols.ledger.council import PeerId
 from protocols.manifest import CidBytes
 
 TABLE = "replicas"

@@ -18,7 +18,6 @@ from typing import Annotated
 import msgspec
 
 from protocols.codec import Message, decode, encode
-from protocols.council import PeerId
 from protocols.learn.claims import (
     MAX_INPUTS,
     BadClaimError,
@@ -32,6 +31,7 @@ from protocols.learn.claims import (
 )
 from protocols.learn.messages import Blob
 from protocols.learn.replica_ports import MAX_BODY, MAX_STATE
+from protocols.ledger.council import PeerId
 
 MAX_LEARNERS = 2048
 """Behind one round, with those in sums: so a whole state stays below replica_ports.MAX_STATE."""

@@ -29,6 +29,7 @@ from protocols.codec import encode
 from protocols.effects import Blame, Emit, Save
 from protocols.envelope import Sign, Verify
 from protocols.errors import MalformedError
+from protocols.gossip.peerscore import Fault
 from protocols.learn.claims import (
     Claim,
     Input,
@@ -92,7 +93,6 @@ from protocols.learn.roundlog import (
     pending_of,
 )
 from protocols.learn.telling import Telling
-from protocols.peerscore import Fault
 
 
 class Rounds:

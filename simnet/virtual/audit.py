@@ -21,13 +21,13 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-from protocols.chain import HASH_LENGTH, Head, Header, skip_index
 from protocols.codec import decode
-from protocols.council import Council, Kind, Opening, Statement, TimeOut
 from protocols.effects import Save
-from protocols.raftlog import ENTRY, parse_entry
-from protocols.raftports import TABLE
-from protocols.raftstate import OPENING, STATE, Record
+from protocols.ledger.chain import HASH_LENGTH, Head, Header, skip_index
+from protocols.ledger.council import Council, Kind, Opening, Statement, TimeOut
+from protocols.raft.log import ENTRY, parse_entry
+from protocols.raft.ports import TABLE
+from protocols.raft.state import OPENING, STATE, Record
 from protocols.realm import Realm, realm_domain
 from protocols.records import unguarded
 from simnet.virtual.checks import Daemon

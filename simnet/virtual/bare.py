@@ -9,19 +9,19 @@ Entries are a letter and what belongs to it:
     anything else                            invalid
 
 The next council are the members with the keys that they asked for, one seat after another handed
-to who waits for one. The real ledger is protocols/ledger.py; this one has the same shape.
+to who waits for one. The real ledger is protocols/ledger/fold.py; this one has the same shape.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from protocols.chain import Head, Header, Spine
-from protocols.council import Council, Instant, Seat
 from protocols.envelope import Verify
 from protocols.errors import MalformedError
+from protocols.ledger.chain import Head, Header, Spine
+from protocols.ledger.council import Council, Instant, Seat
 from protocols.peerid import PEER_ID_LENGTH, PUBLIC_KEY_LENGTH
-from protocols.raftports import Ledger
+from protocols.raft.ports import Ledger
 from protocols.realm import Realm
 
 TICK, SUBMITTED, CANDIDATE, EPOCH = b"t", b"s", b"c", b"e"

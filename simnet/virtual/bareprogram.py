@@ -10,19 +10,18 @@ from collections.abc import Sequence
 import libipld
 import msgspec
 
-from protocols.chain import Head
-from protocols.council import (
+from protocols.effects import Save, Send
+from protocols.envelope import Sign, Verify
+from protocols.ledger.chain import Head
+from protocols.ledger.council import (
     BadCertificateError,
     Certificate,
     Instant,
     check_certificate,
     start_certificate,
 )
-from protocols.effects import Save, Send
-from protocols.envelope import Sign, Verify
-from protocols.raft import Replica
-from protocols.raftmessages import PROTOCOL
-from protocols.raftports import (
+from protocols.raft.messages import PROTOCOL
+from protocols.raft.ports import (
     Alarm,
     Behind,
     Ratified,
@@ -32,6 +31,7 @@ from protocols.raftports import (
     Start,
     Submitted,
 )
+from protocols.raft.replica import Replica
 from simnet.virtual.bare import CANDIDATE, EPOCH, SUBMITTED, BareEntryError, BareLedger, BarePool
 from simnet.virtual.disk import Disk
 

@@ -9,15 +9,15 @@ one-state           equal ledgers have equal states
 from collections.abc import Sequence
 from typing import Protocol
 
-from protocols.chain import Head
-from protocols.council import (
+from protocols.envelope import Verify
+from protocols.ledger.chain import Head
+from protocols.ledger.council import (
     BadCertificateError,
     Certificate,
     Council,
     Instant,
     check_certificate,
 )
-from protocols.envelope import Verify
 from protocols.realm import Realm
 from simnet.virtual.node import Node, Program
 from simnet.virtual.world import ViolationError

@@ -1,6 +1,6 @@
 """A node's clock: it starts somewhere, runs a little fast or slow, and may be set wrong."""
 
-from protocols.council import Instant
+from protocols.ledger.council import Instant
 
 BEGAN_MS = 1_800_000_000_000
 """What an exact clock shows when a world begins, in ms since 1970: 2027-01-15 08:00 UTC."""

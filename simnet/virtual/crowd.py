@@ -1,21 +1,21 @@
 """Ten thousand daemons that follow the ledger of four: how many events a second that makes.
 
-Each is a whole Follower (protocols/follow.py): it hears of heads by gossip from a few neighbours
-and passes them on, asks one of them for what it lacks, verifies the certificate and the chain,
-and serves others. The fold of an entry is made once and shared, as is the state that it leaves:
-what is measured is the protocol, not ten thousand times the same arithmetic.
+Each is a whole Follower (protocols/follow/follower.py): it hears of heads by gossip from a few
+neighbours and passes them on, asks one of them for what it lacks, verifies the certificate and the
+chain, and serves others. The fold of an entry is made once and shared, as is the state that it
+leaves: what is measured is the protocol, not ten thousand times the same arithmetic.
 """
 
 import time
 from collections.abc import Sequence
 
-from protocols.council import Instant
 from protocols.effects import Publish, Send
 from protocols.envelope import Verify
-from protocols.follow import Alarm, Follower, PeerDown, PeerUp, Received, Start
-from protocols.followmessages import HEADS
-from protocols.ledger import LedgerState
-from protocols.validation import Verdict
+from protocols.follow.follower import Alarm, Follower, PeerDown, PeerUp, Received, Start
+from protocols.follow.messages import HEADS
+from protocols.gossip.validation import Verdict
+from protocols.ledger.council import Instant
+from protocols.ledger.fold import LedgerState
 from simnet.virtual.case import Case
 from simnet.virtual.failover import quiet
 from simnet.virtual.node import Node

@@ -16,7 +16,7 @@ FUSE_S = 3.0
 LONGEST_FUSE = 24
 """Effects until a crash: a batch of entries with its acknowledgement is about so many."""
 STATE, LEDGER, STATE_KEY = "council", "ledger", b"state"
-"""Tables of a daemon (protocols/participant.py)."""
+"""Tables of a daemon (protocols/council/participant.py)."""
 
 Begin = Callable[["Faults", Episode], None]
 

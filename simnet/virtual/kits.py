@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from protocols.council import Instant, Seat
-from protocols.raftports import Settings
-from protocols.raftstate import blank_state
+from protocols.ledger.council import Instant, Seat
+from protocols.raft.ports import Settings
+from protocols.raft.state import blank_state
 from simnet.virtual.audit import Audit
 from simnet.virtual.bare import BareLedger, submission
 from simnet.virtual.bareprogram import BareProgram, SeatKey

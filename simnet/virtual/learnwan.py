@@ -9,12 +9,12 @@ names are hashes of what they were made from.
 
 import hashlib
 
-from protocols.entries import Member
 from protocols.learn.claims import Round, Sum
 from protocols.learn.messages import Acked, Push, Said
 from protocols.learn.partition import group_key
 from protocols.learn.placement import limit_for, place
 from protocols.learn.regions import candidates
+from protocols.ledger.entries import Member
 from protocols.realm import Realm
 from simnet.virtual.dice import dice
 from simnet.virtual.heap import Heap

@@ -12,10 +12,14 @@ member measures that, a little off, and a liar says the contrary, as loudly as a
 import hashlib
 from typing import cast
 
-from protocols import ledger_signing
 from protocols.changes import CheckpointChange, TrainingChange
 from protocols.cid import cid_of
-from protocols.entries import (
+from protocols.council.errands import Examine
+from protocols.council.participant import Examined, Submit
+from protocols.errors import RefusedError
+from protocols.learn.plan import Phase, Plan
+from protocols.ledger import signing as ledger_signing
+from protocols.ledger.entries import (
     MAX_GAIN,
     EpochEntry,
     Interval,
@@ -24,15 +28,11 @@ from protocols.entries import (
     Verdict,
     decode_entry,
 )
-from protocols.errands import Examine
-from protocols.errors import RefusedError
-from protocols.learn.plan import Phase, Plan
-from protocols.ledger import LedgerState
-from protocols.ledger_errors import InvalidEntryError
-from protocols.ledger_training import is_judge
+from protocols.ledger.errors import InvalidEntryError
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.training import is_judge
+from protocols.ledger.voting import OpenProposal
 from protocols.manifest import ProposalManifest, encode_manifest
-from protocols.participant import Examined, Submit
-from protocols.voting import OpenProposal
 from simnet.virtual.node import Node
 from simnet.virtual.polls import Owned
 from simnet.virtual.world import ViolationError, World

@@ -7,12 +7,12 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
-from protocols.chain import Head, Header, chain_hash, payload_hash, skip_index
-from protocols.council import Instant, Statement, TimeOut, signed_bytes
 from protocols.effects import Send
 from protocols.errors import SynapseError
-from protocols.raftlog import Log
-from protocols.raftmessages import PROTOCOL, Message, pack, unpack
+from protocols.ledger.chain import Head, Header, chain_hash, payload_hash, skip_index
+from protocols.ledger.council import Instant, Statement, TimeOut, signed_bytes
+from protocols.raft.log import Log
+from protocols.raft.messages import PROTOCOL, Message, pack, unpack
 from simnet.virtual.kits import Kit
 from simnet.virtual.node import Node
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from protocols.chain import Head
-from protocols.council import Certificate, Instant, Kind, Statement, start_certificate
 from protocols.effects import Send
 from protocols.envelope import SIGNATURE_LENGTH
-from protocols.raftmessages import (
+from protocols.ledger.chain import Head
+from protocols.ledger.council import Certificate, Instant, Kind, Statement, start_certificate
+from protocols.raft.messages import (
     PROTOCOL,
     Append,
     Certified,

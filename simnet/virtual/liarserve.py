@@ -15,9 +15,11 @@ from typing import Any
 
 import msgspec
 
-from protocols import followmessages
-from protocols.chain import payload_hash
-from protocols.council import (
+from protocols.effects import Publish, Send
+from protocols.follow import messages as followmessages
+from protocols.follow.messages import HEADS, Status
+from protocols.ledger.chain import payload_hash
+from protocols.ledger.council import (
     Certificate,
     Instant,
     Kind,
@@ -26,9 +28,7 @@ from protocols.council import (
     TimeOut,
     start_certificate,
 )
-from protocols.effects import Publish, Send
-from protocols.followmessages import HEADS, Status
-from protocols.raftmessages import (
+from protocols.raft.messages import (
     PROTOCOL,
     Append,
     Certified,

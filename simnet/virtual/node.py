@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from protocols.council import Instant
 from protocols.effects import Blame, Emit, Publish, Save, Send
+from protocols.ledger.council import Instant
 from simnet.virtual.clock import Clock
 from simnet.virtual.disk import Disk
 from simnet.virtual.keys import Key

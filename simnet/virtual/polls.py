@@ -9,11 +9,13 @@ linear, so what they say together counts as what one founder says.
 
 from typing import NamedTuple, Protocol, cast
 
-from protocols import ledger_signing
 from protocols.changes import ParameterChange, Setting
 from protocols.cid import cid_of
-from protocols.council import Instant
-from protocols.entries import (
+from protocols.council.participant import Event, Submit
+from protocols.errors import RefusedError
+from protocols.ledger import signing as ledger_signing
+from protocols.ledger.council import Instant
+from protocols.ledger.entries import (
     NO,
     YES,
     GuiltProof,
@@ -23,11 +25,9 @@ from protocols.entries import (
     decode_entry,
     encode_entry,
 )
-from protocols.errors import RefusedError
-from protocols.ledger import LedgerState
-from protocols.ledger_errors import InvalidEntryError
+from protocols.ledger.errors import InvalidEntryError
+from protocols.ledger.fold import LedgerState
 from protocols.manifest import ProposalManifest, encode_manifest
-from protocols.participant import Event, Submit
 from protocols.realm import Realm
 from simnet.virtual.keys import Key
 from simnet.virtual.node import Node

@@ -1,21 +1,10 @@
-"""The machine that synapsed runs, as a node's program: protocols/participant.py, all of it."""
+"""What synapsed runs, as a node's program: the whole protocols/council/participant.py."""
 
 from collections.abc import Sequence
 
-from protocols import follow, submitting
-from protocols.chain import Head
-from protocols.council import Certificate, Instant
-from protocols.effects import Blame, Emit, Publish, Save, Send
-from protocols.entries import Founder, Note
-from protocols.errands import Examine, SeatKey
-from protocols.errors import NotHeldError, RefusedError
-from protocols.follow import Alarm, PeerDown, PeerUp, Start
-from protocols.followchain import Advanced, Replaced
-from protocols.ledger import LedgerState
-from protocols.ledger_errors import InvalidEntryError
-from protocols.ledger_genesis import compose
-from protocols.ledger_signing import submit
-from protocols.participant import (
+from protocols.council import submitting
+from protocols.council.errands import Examine, SeatKey
+from protocols.council.participant import (
     Event,
     Participant,
     Received,
@@ -23,7 +12,19 @@ from protocols.participant import (
     Settled,
     Submit,
 )
-from protocols.raft import Replica
+from protocols.effects import Blame, Emit, Publish, Save, Send
+from protocols.errors import NotHeldError, RefusedError
+from protocols.follow import follower as follow
+from protocols.follow.chain import Advanced, Replaced
+from protocols.follow.follower import Alarm, PeerDown, PeerUp, Start
+from protocols.ledger.chain import Head
+from protocols.ledger.council import Certificate, Instant
+from protocols.ledger.entries import Founder, Note
+from protocols.ledger.errors import InvalidEntryError
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.genesis import compose
+from protocols.ledger.signing import submit
+from protocols.raft.replica import Replica
 from protocols.records import DamagedRecordError
 from simnet.virtual.case import Case
 from simnet.virtual.clock import BEGAN_MS

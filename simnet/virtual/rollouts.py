@@ -12,16 +12,16 @@ little off, and liars the contrary, in every stage and as loudly as a report all
 import hashlib
 from typing import Literal, NamedTuple, cast
 
-from protocols import ledger_signing
 from protocols.changes import CallLimits, UpgradeChange
 from protocols.cid import cid_of
-from protocols.entries import MAX_GAIN, Proposal, Report, StageEntry, decode_entry
+from protocols.council.participant import Submit
 from protocols.errors import RefusedError
-from protocols.ledger import LedgerState
-from protocols.ledger_errors import InvalidEntryError
+from protocols.ledger import signing as ledger_signing
+from protocols.ledger.entries import MAX_GAIN, Proposal, Report, StageEntry, decode_entry
+from protocols.ledger.errors import InvalidEntryError
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.rollout import FULL, SHADOW, Rollout, is_heard
 from protocols.manifest import ProposalManifest, encode_manifest
-from protocols.participant import Submit
-from protocols.rollout import FULL, SHADOW, Rollout, is_heard
 from simnet.virtual.node import Node
 from simnet.virtual.polls import Owned
 from simnet.virtual.world import ViolationError, World

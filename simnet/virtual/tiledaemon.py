@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from protocols.council import Instant
 from protocols.effects import Blame, Emit, Save, Send
 from protocols.learn.replica import Replica
 from protocols.learn.replica_birth import Birth
@@ -45,6 +44,7 @@ from protocols.learn.replica_ports import (
     Ticked,
     Turned,
 )
+from protocols.ledger.council import Instant
 from simnet.virtual.node import Node
 
 LEDGER, OFFER, ACK, ASK_BLOB, BLOB = "ledger", "offer", "ack", "ask-blob", "blob"

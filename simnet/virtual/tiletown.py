@@ -13,9 +13,9 @@ from typing import cast
 import msgspec
 
 from protocols.cid import CID_LENGTH
-from protocols.council import Instant
 from protocols.effects import Send
 from protocols.learn.replica_ports import GroupId, ReplicaSettings, Seats
+from protocols.ledger.council import Instant
 from simnet.virtual.case import Case, Outcome
 from simnet.virtual.clock import BEGAN_MS
 from simnet.virtual.disk import Disk

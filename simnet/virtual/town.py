@@ -8,11 +8,11 @@ import traceback
 from pathlib import Path
 from typing import cast
 
-from protocols.council import Council, Guilt
+from protocols.council.participant import Settled
 from protocols.effects import Blame, Emit
-from protocols.participant import Settled
-from protocols.peerscore import Fault
-from protocols.raftports import Accuse
+from protocols.gossip.peerscore import Fault
+from protocols.ledger.council import Council, Guilt
+from protocols.raft.ports import Accuse
 from simnet.virtual.case import Case, Outcome
 from simnet.virtual.checks import Daemon, History
 from simnet.virtual.faults import Faults

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from protocols.participant import Settled
+from protocols.council.participant import Settled
 from simnet.virtual.case import Case
 from simnet.virtual.checks import Daemon
 from simnet.virtual.failover import quiet

@@ -1,9 +1,9 @@
 """What members say to each other, in words for the story of a run."""
 
-from protocols.council import Kind, Statement
 from protocols.effects import Emit
 from protocols.errors import SynapseError
-from protocols.raftmessages import (
+from protocols.ledger.council import Kind, Statement
+from protocols.raft.messages import (
     PROTOCOL,
     Append,
     Certified,

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from protocols.errors import LimitError, MalformedError, MismatchError, NotHeldError
-from protocols.slot_abi import Slot
+from protocols.slots.abi import Slot
 from synapsed.authoring import apart
 from synapsed.authoring.languages import LANGUAGES, OUTPUT, Language, language_of
 from synapsed.authoring.tidy import tidy

@@ -21,9 +21,9 @@ import trio
 from protocols.draw import Draw
 from protocols.errors import NotHeldError
 from protocols.manifest import UpgradeManifest
-from protocols.slot_abi import Batch, Invariant, Limits, Slot
-from protocols.slots import SLOTS
-from protocols.wasm_module import ModuleLimits, ModuleRefusedError
+from protocols.slots.abi import Batch, Invariant, Limits, Slot
+from protocols.slots.closed_list import SLOTS
+from protocols.slots.wasm_module import ModuleLimits, ModuleRefusedError
 from synapsed.authoring import recorded, sample
 from synapsed.authoring.differ import (
     Caller,

@@ -10,7 +10,7 @@ Rules of this file:
 import hashlib
 from typing import Protocol
 
-from protocols.slot_abi import Batch, Limits, Slot
+from protocols.slots.abi import Batch, Limits, Slot
 from synapsed.authoring.question import CheckFailedError, Finding, Fuel
 from synapsed.authoring.sample import answered
 from synapsed.jail.errors import JailDiedError, JailError, ModuleTrapError

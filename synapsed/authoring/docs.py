@@ -4,9 +4,9 @@ definitions. A test compares, so that the page cannot say something else than th
 import sys
 from collections.abc import Iterator
 
-from protocols.slot_abi import MAX_ROWS, MAX_WORDS, WORD, Column, Slot
-from protocols.slots import SLOTS
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.abi import MAX_ROWS, MAX_WORDS, WORD, Column, Slot
+from protocols.slots.closed_list import SLOTS
+from protocols.slots.wasm_module import ModuleLimits
 from synapsed.authoring.languages import LANGUAGES
 from synapsed.authoring.layout import places
 from synapsed.authoring.question import (
@@ -25,7 +25,7 @@ HEAD = """\
 
 A slot is a component of the daemon that the network may replace by a WebAssembly module, once its
 council ratified that. This page is for who writes such a module. It is made from the definitions
-in `protocols/slot_*.py` by `python -m synapsed.authoring.docs`.
+in `protocols/slots/` by `python -m synapsed.authoring.docs`.
 
 {list}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from protocols.slot_abi import Slot
+from protocols.slots.abi import Slot
 
 
 def head(slot: Slot) -> list[tuple[str, str, int]]:

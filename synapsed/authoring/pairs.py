@@ -9,7 +9,7 @@ import time
 from math import comb
 from statistics import median
 
-from protocols.slot_abi import Batch
+from protocols.slots.abi import Batch
 from synapsed.authoring.differ import Subject
 from synapsed.authoring.question import Timing
 from synapsed.authoring.sample import drawn

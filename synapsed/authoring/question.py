@@ -3,7 +3,7 @@
 import msgspec
 
 from protocols.errors import SynapseError
-from protocols.slot_abi import Limits
+from protocols.slots.abi import Limits
 
 ROWS = 200_000
 """Generated rows of one check: what is wrong on one row in 10,000 escapes once in 500 million."""

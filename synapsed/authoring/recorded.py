@@ -14,8 +14,8 @@ from importlib import resources
 from pathlib import Path
 
 from protocols.errors import NotHeldError
-from protocols.slot_abi import Batch, Slot
-from protocols.slots import SLOTS
+from protocols.slots.abi import Batch, Slot
+from protocols.slots.closed_list import SLOTS
 from synapsed.upgrades.recorder import Recorder
 
 FOLDER = "recorded"

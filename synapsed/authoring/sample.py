@@ -8,7 +8,7 @@ from itertools import count
 from typing import TypeVar
 
 from protocols.draw import Draw
-from protocols.slot_abi import Batch, Slot, Table
+from protocols.slots.abi import Batch, Slot, Table
 
 T = TypeVar("T")
 

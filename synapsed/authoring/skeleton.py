@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protocols.errors import NotHeldError
-from protocols.slot_abi import Slot
-from protocols.slots import SLOTS
+from protocols.slots.abi import Slot
+from protocols.slots.closed_list import SLOTS
 from synapsed.authoring.languages import language_of
 from synapsed.authoring.layout import Place, head, places
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from synapsed.quantities import Rate, Seconds, Size
+from synapsed.config.quantities import Rate, Seconds, Size
 
 _LONG = 1_000_000
 """From here on a number that no unit says exactly may be rounded."""

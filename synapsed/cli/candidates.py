@@ -104,7 +104,7 @@ def upgrades(context: typer.Context, incomplete: str) -> list[str]:
 
 def slots(incomplete: str) -> list[str]:
     """What an upgrade may replace: no daemon is asked."""
-    from protocols.slots import SLOTS  # noqa: PLC0415
+    from protocols.slots.closed_list import SLOTS  # noqa: PLC0415
 
     return [name for name in SLOTS if name.startswith(incomplete)]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from protocols.election import UNKNOWN_LATENCY
+from protocols.ledger.election import UNKNOWN_LATENCY
 from synapsed.cli import candidates
 from synapsed.cli.amounts import percent
 from synapsed.cli.common import Cli, command

@@ -9,7 +9,7 @@ import typer
 from msgspec import UNSET
 
 from synapsed.cli.common import SLOW_S, Cli, command
-from synapsed.config import MIN_QUOTA
+from synapsed.config.options import MIN_QUOTA
 from synapsed.control import models
 from synapsed.control.fields import MAX_PULLS_LIMIT, RATE_LIMIT
 from synapsed.control.ledgermodels import LedgerGlance
@@ -42,7 +42,7 @@ def status(cli: Cli) -> None:
 
     def show(out: "Output") -> None:
         from synapsed.cli.output import duration, limit, share, size  # noqa: PLC0415
-        from synapsed.quantities import Size  # noqa: PLC0415
+        from synapsed.config.quantities import Size  # noqa: PLC0415
 
         process = found.process
         quota = found.store.quota
@@ -132,7 +132,7 @@ def limits(
 
     def show(out: "Output") -> None:
         from synapsed.cli.output import limit  # noqa: PLC0415
-        from synapsed.quantities import Size  # noqa: PLC0415
+        from synapsed.config.quantities import Size  # noqa: PLC0415
 
         out.pairs(
             [
@@ -150,7 +150,7 @@ def limits(
 def _rate_line(limits: models.Limits, name: str, value: int) -> str:
     """A rate, and why it holds."""
     from synapsed.cli.output import rate  # noqa: PLC0415
-    from synapsed.quantities import Rate  # noqa: PLC0415
+    from synapsed.config.quantities import Rate  # noqa: PLC0415
 
     text = Rate(value).text()
     origin = limits.origins.get(f"limits.{name}", "default")
@@ -159,7 +159,7 @@ def _rate_line(limits: models.Limits, name: str, value: int) -> str:
 
 
 def _quantity(option: str, text: str) -> int:
-    from synapsed.quantities import Rate, Size  # noqa: PLC0415
+    from synapsed.config.quantities import Rate, Size  # noqa: PLC0415
 
     kind = Size if option == "--quota" else Rate
     try:
@@ -269,7 +269,7 @@ def show_config(
 
 
 def _config_without_daemon(cli: Cli) -> models.ConfigReport:
-    from synapsed import configload  # noqa: PLC0415 - only where no daemon answers
+    from synapsed.config import load as configload  # noqa: PLC0415 - only where no daemon answers
 
     file = cli.places().config_file
     loaded = configload.load(file if file.exists() else None, os.environ)

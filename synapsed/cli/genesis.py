@@ -16,7 +16,7 @@ from synapsed.control.problems import ConflictError
 
 if TYPE_CHECKING:
     from synapsed.cli.output import Output
-    from synapsed.genesis import Member
+    from synapsed.ledger.genesis import Member
 
 LEAST_SEATS = 4
 """Of a council that bears one liar, or one member that is down."""
@@ -63,7 +63,7 @@ def seat(
     ] = None,
 ) -> None:
     """Print what this daemon brings to a founding: send the line to whoever runs `genesis new`."""
-    from synapsed import genesis as founding  # noqa: PLC0415 - pynacl, SQL
+    from synapsed.ledger import genesis as founding  # noqa: PLC0415 - pynacl, SQL
 
     member = founding.founding_seat(cli.places(), name)
     if reputation is not None:
@@ -75,7 +75,7 @@ def seat(
 def _founder(member: "Member") -> FounderInfo:
     from protocols.keytext import key_text  # noqa: PLC0415
     from protocols.peerid import peer_id_text  # noqa: PLC0415
-    from synapsed.genesis import member_text  # noqa: PLC0415
+    from synapsed.ledger.genesis import member_text  # noqa: PLC0415
 
     return FounderInfo(
         peer_id=peer_id_text(member.peer),
@@ -115,7 +115,7 @@ def new(
 ) -> None:
     """Write a network's genesis file from its founders' lines (repeat the options)."""
     from protocols.peerid import peer_id_text  # noqa: PLC0415
-    from synapsed import genesis as founding  # noqa: PLC0415
+    from synapsed.ledger import genesis as founding  # noqa: PLC0415
 
     members = [found for text in member for found in _members(text)]
     humans = [_human(text) for text in human or []]
@@ -140,7 +140,7 @@ def new(
 
 def _members(text: str) -> "list[Member]":
     """The members of a line, of a file of lines, or of stdin."""
-    from synapsed.genesis import parse_member  # noqa: PLC0415
+    from synapsed.ledger.genesis import parse_member  # noqa: PLC0415
 
     if text.startswith("12D3KooW"):
         return [parse_member(text)]
@@ -164,7 +164,7 @@ def _human(text: str) -> tuple[str, bytes]:
 
 
 def _setting(text: str) -> tuple[str, int]:
-    from protocols.params import REGISTRY  # noqa: PLC0415
+    from protocols.ledger.params import REGISTRY  # noqa: PLC0415
     from synapsed.cli.amounts import within  # noqa: PLC0415
 
     name, equals, value = text.partition("=")
@@ -204,7 +204,7 @@ def show(
     ] = None,
 ) -> None:
     """What a genesis file founds. Compare its hash with whoever gave it to you."""
-    from synapsed import genesis as founding  # noqa: PLC0415
+    from synapsed.ledger import genesis as founding  # noqa: PLC0415
 
     path = file or cli.places().genesis
     _said(cli, founding.load(path), path)
@@ -216,10 +216,10 @@ def _said(cli: Cli, payload: bytes, path: Path) -> None:
 
 
 def _info(payload: bytes, path: Path) -> GenesisInfo:
-    from protocols.entries import decode_genesis  # noqa: PLC0415
     from protocols.keytext import key_text  # noqa: PLC0415
+    from protocols.ledger.entries import decode_genesis  # noqa: PLC0415
     from protocols.peerid import peer_id_text  # noqa: PLC0415
-    from synapsed.genesis import Member, genesis_hash  # noqa: PLC0415
+    from synapsed.ledger.genesis import Member, genesis_hash  # noqa: PLC0415
 
     entry = decode_genesis(payload)
     granted = {grant.identity: grant.amount for grant in entry.reputation}
@@ -240,7 +240,7 @@ def _info(payload: bytes, path: Path) -> GenesisInfo:
 
 
 def _show(out: "Output", found: GenesisInfo) -> None:
-    from protocols.params import REGISTRY  # noqa: PLC0415
+    from protocols.ledger.params import REGISTRY  # noqa: PLC0415
     from synapsed.cli.amounts import amount  # noqa: PLC0415
     from synapsed.cli.output import count, moment, short_peer  # noqa: PLC0415
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from protocols.chain import HASH_LENGTH
+from protocols.ledger.chain import HASH_LENGTH
 from synapsed.cli.common import Cli, command, path_of
 from synapsed.control import ledgermodels as said
 from synapsed.control.fields import CID_PATTERN
@@ -87,7 +87,7 @@ def parse_realm(text: str) -> "Realm":
     """The ledger that a text, or a genesis file, names."""
     from protocols.errors import SynapseError  # noqa: PLC0415
     from protocols.realm import Realm  # noqa: PLC0415
-    from synapsed import genesis  # noqa: PLC0415
+    from synapsed.ledger import genesis  # noqa: PLC0415
 
     network, _, name = text.partition("/")
     if len(name) == 2 * HASH_LENGTH and not set(name) - set(hexdigits):
@@ -105,7 +105,7 @@ def parse_realm(text: str) -> "Realm":
 def sign(file: Path, realm: "Realm", proposal: str) -> said.ApprovalRequest:
     """The approval of a proposal (its CID) by the key in `file`."""
     from protocols.cid import parse_cid  # noqa: PLC0415
-    from protocols.ledger_signing import approval_message  # noqa: PLC0415
+    from protocols.ledger.signing import approval_message  # noqa: PLC0415
     from synapsed import keys  # noqa: PLC0415
 
     key = keys.load_human(file)

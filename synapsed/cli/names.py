@@ -90,7 +90,7 @@ def upgrade_cid(client: "Client", text: str) -> str:
 
 def slot_named(text: str) -> str:
     """A slot's name; NoSuchNameError with the one that was probably meant."""
-    from protocols.slots import SLOTS  # noqa: PLC0415 - their definitions
+    from protocols.slots.closed_list import SLOTS  # noqa: PLC0415 - their definitions
 
     if text not in SLOTS:
         near = _near(text, set(SLOTS))

@@ -13,7 +13,7 @@ from synapsed.control.ledgermodels import CertificateInfo, EntryInfo
 from synapsed.control.models import Progress
 
 if TYPE_CHECKING:
-    from protocols.archive import ArchiveReader
+    from protocols.follow.archive import ArchiveReader
     from synapsed.cli.common import Cli
     from synapsed.cli.output import Output
     from synapsed.control.client import Client, Watch
@@ -49,7 +49,7 @@ class Verified(msgspec.Struct):
 
 def known_genesis(cli: "Cli", given: Path | None) -> bytes | None:
     """The genesis entry that is to be believed: the one given, or this machine's own."""
-    from synapsed import genesis  # noqa: PLC0415 - SQL, pynacl: only where something is verified
+    from synapsed.ledger import genesis  # noqa: PLC0415 - SQL, pynacl: only where something is verified
 
     if given is not None:
         return genesis.load(given)
@@ -99,7 +99,7 @@ def verify(
     genesis: bytes | None, feed: Callable[["ArchiveReader"], None], *, keep: bool = False
 ) -> "tuple[Verified, ArchiveReader]":
     """What the exported ledger that `feed` brings is, with every signature checked."""
-    from protocols.archive import ArchiveReader  # noqa: PLC0415
+    from protocols.follow.archive import ArchiveReader  # noqa: PLC0415
     from synapsed import keys  # noqa: PLC0415
 
     began = time.monotonic()
@@ -178,12 +178,12 @@ class Proven(msgspec.Struct):
 
 def check_proof(genesis: bytes | None, file: Path) -> Proven:
     """What a file of `ledger proof` proves."""
-    from protocols.archive import MAGIC, BrokenArchiveError  # noqa: PLC0415
-    from protocols.inclusion import check_inclusion  # noqa: PLC0415
-    from protocols.ledger_errors import WrongGenesisError  # noqa: PLC0415
+    from protocols.follow.archive import MAGIC, BrokenArchiveError  # noqa: PLC0415
+    from protocols.follow.inclusion import check_inclusion  # noqa: PLC0415
+    from protocols.ledger.errors import WrongGenesisError  # noqa: PLC0415
     from synapsed import keys  # noqa: PLC0415
     from synapsed.control.entryview import certificate_info, entry_info  # noqa: PLC0415
-    from synapsed.genesis import genesis_hash, network_of  # noqa: PLC0415
+    from synapsed.ledger.genesis import genesis_hash, network_of  # noqa: PLC0415
 
     if genesis is None:
         raise NoGenesisFileError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from protocols.ledger_errors import NotOpenError
+from protocols.ledger.errors import NotOpenError
 from synapsed.cli import candidates
 from synapsed.cli.amounts import percent
 from synapsed.cli.common import Cli, command, print_json

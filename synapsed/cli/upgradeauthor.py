@@ -94,7 +94,7 @@ def slots(
     ] = None,
 ) -> None:
     """The components that an upgrade may replace, and how a module is asked."""
-    from protocols.slots import SLOTS  # noqa: PLC0415 - their definitions
+    from protocols.slots.closed_list import SLOTS  # noqa: PLC0415 - their definitions
     from synapsed.control.slotview import slot_info  # noqa: PLC0415
 
     if slot is not None:
@@ -174,7 +174,7 @@ def new(
     ] = None,
 ) -> None:
     """The beginning of a source for a slot, in a language: how a batch is read and answered."""
-    from protocols.slots import SLOTS  # noqa: PLC0415
+    from protocols.slots.closed_list import SLOTS  # noqa: PLC0415
     from synapsed.authoring.skeleton import skeleton  # noqa: PLC0415
 
     _known(language)
@@ -215,7 +215,7 @@ def build(
     weaker: Weaker = False,
 ) -> None:
     """Compile a source to a module, without network, to the same bytes on every machine."""
-    from protocols.slots import SLOTS  # noqa: PLC0415
+    from protocols.slots.closed_list import SLOTS  # noqa: PLC0415
     from synapsed.authoring import build as builder  # noqa: PLC0415 - trio, the jail
 
     chosen = SLOTS[slot_named(slot)]

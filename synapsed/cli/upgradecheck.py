@@ -26,7 +26,7 @@ from synapsed.cli.upgradeauthor import (
 from synapsed.control.problems import EXIT_FAILED
 
 if TYPE_CHECKING:
-    from protocols.slot_abi import Limits, Slot
+    from protocols.slots.abi import Limits, Slot
     from synapsed.authoring.question import Checked, Question
     from synapsed.authoring.question import Fuel as Spent
     from synapsed.cli.output import Output
@@ -85,7 +85,7 @@ def check(
     weaker: Weaker = False,
 ) -> None:
     """Try a module beside what it replaces, on hidden inputs. Fails where something is wrong."""
-    from protocols.slots import SLOTS  # noqa: PLC0415
+    from protocols.slots.closed_list import SLOTS  # noqa: PLC0415
     from synapsed.authoring.question import ROWS, Question  # noqa: PLC0415
 
     data, named = _module(module)
@@ -114,7 +114,7 @@ def check(
 
 def must_be_sound(cli: Cli, folder: Path, *, changed: bool, limits: Given, weaker: bool) -> None:
     """Try what is about to be proposed as members of the council will. UnsoundError."""
-    from protocols.slots import SLOTS  # noqa: PLC0415
+    from protocols.slots.closed_list import SLOTS  # noqa: PLC0415
     from synapsed.authoring.question import Question  # noqa: PLC0415
 
     built, module, _ = built_folder(folder)
@@ -142,7 +142,7 @@ def must_be_sound(cli: Cli, folder: Path, *, changed: bool, limits: Given, weake
 
 def _limits(slot: "Slot", given: Given) -> "Limits":
     """Those of a slot, where its author gives no others."""
-    from protocols.slot_abi import Limits  # noqa: PLC0415
+    from protocols.slots.abi import Limits  # noqa: PLC0415
 
     fuel, fuel_per_row, memory_pages = given
     own = slot.limits
@@ -195,7 +195,7 @@ def _in_force(cli: Cli, slot: str) -> bytes:
 
 def _rebuilt(cli: Cli, source: Path, module: bytes, slot: str, *, weaker: bool) -> None:
     """Raise where a source makes other bytes than the module's."""
-    from protocols.slots import SLOTS  # noqa: PLC0415
+    from protocols.slots.closed_list import SLOTS  # noqa: PLC0415
     from synapsed.authoring import build as builder  # noqa: PLC0415
 
     with cli.out.progress(f"rebuild {source.name}"):

@@ -16,7 +16,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from protocols.safetensors_header import (
+from protocols.tensors.safetensors_header import (
     HeaderError,
     SafetensorsHeader,
     TensorInfo,

@@ -19,8 +19,8 @@ from protocols.learn.partition import (
     groups_of,
     version_header,
 )
-from protocols.safetensors_header import SafetensorsHeader, parse_safetensors_header
-from protocols.tensorblock import Layout, file_root, hash_run, section_node
+from protocols.tensors.safetensors_header import SafetensorsHeader, parse_safetensors_header
+from protocols.tensors.tensorblock import Layout, file_root, hash_run, section_node
 from synapsed.compute import wire
 from synapsed.compute.errors import BadDeltaError, BadHeadError, BadModelError
 from synapsed.computeworker import outer

@@ -35,7 +35,7 @@ from synapsed.control.models import (
     Which,
 )
 from synapsed.control.upgradeapi import UpgradeApi
-from synapsed.events import EventBus
+from synapsed.process.events import EventBus
 from synapsed.training.api import LearnApi
 
 __all__ = ["NodeApi", "Report"]

@@ -7,7 +7,7 @@ from typing import Any, cast
 from synapsed.control.api import NodeApi
 from synapsed.control.jobs import JobBoard
 from synapsed.control.routes import build_app
-from synapsed.process_metrics import ProcessMeter
+from synapsed.process.metrics import ProcessMeter
 
 
 def openapi() -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What an owner writes to publish something, as the manifest and the announcement of it."""
 
-from protocols.announcement import AdapterBody, BenchmarkClaim, KernelBody
 from protocols.changes import (
     AdoptionChange,
     Change,
@@ -9,6 +8,7 @@ from protocols.changes import (
     Setting,
 )
 from protocols.cid import parse_cid
+from protocols.gossip.announcement import AdapterBody, BenchmarkClaim, KernelBody
 from protocols.keytext import parse_key
 from protocols.manifest import AdapterManifest, Benchmark, FileRef, KernelManifest, ProposalManifest
 from synapsed.control import ledgermodels as said

@@ -6,14 +6,14 @@ from typing import Any
 
 import msgspec
 
-from protocols import entries as e
 from protocols.changes import Change
 from protocols.cid import cid_of, cid_text, is_cid
-from protocols.council import Certificate, Council, Fork
 from protocols.errors import NotHeldError
-from protocols.followhistory import History
+from protocols.follow.history import History
 from protocols.keytext import key_text
-from protocols.ledger_errors import MalformedEntryError
+from protocols.ledger import entries as e
+from protocols.ledger.council import Certificate, Council, Fork
+from protocols.ledger.errors import MalformedEntryError
 from protocols.manifest import ProposalManifest, decode_manifest
 from protocols.peerid import PEER_ID_LENGTH, PUBLIC_KEY_LENGTH, peer_id_text
 from synapsed.control.ledgermodels import CertificateInfo, EntryInfo

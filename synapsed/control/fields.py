@@ -10,7 +10,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from protocols.changes import MAX_TEXT
-from synapsed.config import MIN_QUOTA
+from synapsed.config.options import MIN_QUOTA
 
 NAME_LIMIT = 128
 """Characters in a model's name, as in its manifest (protocols/manifest.py)."""

@@ -26,7 +26,7 @@ from synapsed.control.models import (
 )
 from synapsed.control.problems import BusyError, CancelledError, UnknownError, first_typed
 from synapsed.control.upgrademodels import Replayed, UpgradeDetail
-from synapsed.events import EventBus
+from synapsed.process.events import EventBus
 from synapsed.training.said import CheckpointSaid, Evaluated, TrainingSaid
 
 JOB_LIMIT = 32

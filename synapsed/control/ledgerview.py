@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from protocols import entries as e
 from protocols.cid import cid_text
 from protocols.errors import NotHeldError
 from protocols.keytext import key_text
-from protocols.ledger_submissions import work_bits
-from protocols.params import REGISTRY, Parameter
+from protocols.ledger import entries as e
+from protocols.ledger.params import REGISTRY, Parameter
+from protocols.ledger.quota import left, limit
+from protocols.ledger.submissions import work_bits
 from protocols.peerid import peer_id_text
-from protocols.quota import left, limit
 from synapsed.control import entryview
 from synapsed.control import ledgermodels as said
 from synapsed.control.problems import UnknownError

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from synapsed.control.ledgermodels import LedgerCounters
 from synapsed.control.meters import MessageMeter
 from synapsed.control.models import Counters
-from synapsed.process_metrics import ProcessReading
+from synapsed.process.metrics import ProcessReading
 
 Values = Mapping[Any, float]
 """By the tuple of the labels' values; mypy's tuples of a length are no keys of any length."""

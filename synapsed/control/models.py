@@ -26,7 +26,7 @@ from synapsed.control.fields import (
 )
 from synapsed.control.ledgermodels import LedgerCounters, LedgerGlance
 from synapsed.doctor.report import Check
-from synapsed.process_metrics import ProcessReading
+from synapsed.process.metrics import ProcessReading
 
 Kind = Literal["shard", "adapter", "kernel", "upgrade", "dataset", "proposal"]
 Which = Literal["connected", "live", "all"]

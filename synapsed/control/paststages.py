@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from protocols import entries as e
 from protocols.errors import NotHeldError
-from protocols.followhistory import History
-from protocols.ledger_state import Closed
-from protocols.rollout import StageRecord
+from protocols.follow.history import History
+from protocols.ledger import entries as e
+from protocols.ledger.rollout import StageRecord
+from protocols.ledger.state import Closed
 from synapsed.control.pastview import MAX_LOOK, STEP
 
 _STAGE = b"\xabclow"

@@ -7,10 +7,10 @@ take too long to find stays unknown, and is never guessed.
 
 from collections.abc import Iterable, Iterator
 
-from protocols import entries as e
 from protocols.errors import NotHeldError
-from protocols.followhistory import History
-from protocols.ledger_state import Closed, State
+from protocols.follow.history import History
+from protocols.ledger import entries as e
+from protocols.ledger.state import Closed, State
 
 STEP = 256
 """Entries between two pauses: 4 ms of reading from a disk that is cached."""

@@ -8,19 +8,19 @@ from collections.abc import Iterable
 
 import msgspec
 
-from protocols import entries as e
 from protocols.changes import ParameterChange, Setting
 from protocols.cid import cid_text
 from protocols.errors import NotHeldError
-from protocols.followhistory import History
+from protocols.follow.history import History
 from protocols.keytext import key_text
-from protocols.ledger_changes import why
-from protocols.ledger_state import Closed, State
+from protocols.ledger import entries as e
+from protocols.ledger.params import REGISTRY
+from protocols.ledger.possible import why
+from protocols.ledger.risk import Risk
+from protocols.ledger.state import Closed, State
+from protocols.ledger.voting import OpenProposal, kind_of
 from protocols.manifest import ProposalManifest
-from protocols.params import REGISTRY
 from protocols.peerid import peer_id_text
-from protocols.risk import Risk
-from protocols.voting import OpenProposal, kind_of
 from synapsed.control import entryview
 from synapsed.control import ledgermodels as said
 from synapsed.control.pastview import Past

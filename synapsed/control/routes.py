@@ -28,8 +28,8 @@ from synapsed.control.replies import (
 )
 from synapsed.control.schema import LONG_WORK, route
 from synapsed.control.streams import EventStream, JobStream, underway
-from synapsed.events import Event
-from synapsed.process_metrics import ProcessMeter
+from synapsed.process.events import Event
+from synapsed.process.metrics import ProcessMeter
 
 SLOW_S = 600.0
 """For gc, doctor and what else may walk a large store on a slow disk."""

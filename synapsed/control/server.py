@@ -24,9 +24,9 @@ from synapsed.control.gate import BodyGate
 from synapsed.control.jobs import JobBoard
 from synapsed.control.models import Problem
 from synapsed.control.routes import build_app
-from synapsed.events import Event
-from synapsed.process_metrics import ProcessMeter
-from synapsed.supervise import guard, supervise
+from synapsed.process.events import Event
+from synapsed.process.metrics import ProcessMeter
+from synapsed.process.supervise import guard, supervise
 
 MAX_CONNECTIONS = 128
 """At a time: an owner's shells, dashboards and scrapers, with room; a task and 30 KB each."""

@@ -6,10 +6,10 @@ import msgspec
 
 from protocols.changes import CallLimits, UpgradeChange
 from protocols.cid import cid_text
+from protocols.ledger.rollout import SHADOW, Filed, StageRecord, Version
 from protocols.manifest import Tool, UpgradeManifest
 from protocols.peerid import peer_id_text
-from protocols.rollout import SHADOW, Filed, StageRecord, Version
-from protocols.slot_abi import Column, Limits, Slot
+from protocols.slots.abi import Column, Limits, Slot
 from synapsed.control import upgrademodels as said
 from synapsed.control.proposalview import risk_word
 

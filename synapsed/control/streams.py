@@ -20,7 +20,7 @@ from synapsed.control.jobs import Job, Result
 from synapsed.control.models import KEEP_ALIVE_S, Progress
 from synapsed.control.problems import problem_of
 from synapsed.control.schema import BINARY
-from synapsed.events import EventBus
+from synapsed.process.events import EventBus
 from synapsed.training.said import Generated, Piece
 
 FIRST_NEWS_S = 2.0

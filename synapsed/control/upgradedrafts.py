@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from protocols.changes import NATIVE, NO_LIMITS, CallLimits, UpgradeChange
 from protocols.cid import cid_of
+from protocols.ledger.rollout import SlotState, Version
 from protocols.manifest import Benchmark, FileRef, Tool, UpgradeManifest
-from protocols.rollout import SlotState, Version
-from protocols.slot_abi import Slot
+from protocols.slots.abi import Slot
 from synapsed.authoring.build import Built
 from synapsed.authoring.check import CHANGED
 from synapsed.control import upgrademodels as said

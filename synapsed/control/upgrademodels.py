@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from synapsed.config import UpgradeMode
+from synapsed.config.options import UpgradeMode
 from synapsed.control.fields import MAX_JOB, CidText, Name, PathText, SlotText, Text, UpgradeText
 from synapsed.control.ledgermodels import ProposalDetail, Request, Risk
 

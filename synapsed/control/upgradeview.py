@@ -11,14 +11,14 @@ from typing import NamedTuple, Protocol
 
 from protocols.changes import UpgradeChange
 from protocols.cid import cid_text
-from protocols.followhistory import History
-from protocols.ledger_state import Closed
+from protocols.follow.history import History
+from protocols.ledger.risk import Risk
+from protocols.ledger.rollout import SHADOW, Duty, Rollout, SlotState, Version, interval
+from protocols.ledger.state import Closed
 from protocols.manifest import ProposalManifest
 from protocols.peerid import peer_id_text
-from protocols.risk import Risk
-from protocols.rollout import SHADOW, Duty, Rollout, SlotState, Version, interval
-from protocols.slot_abi import Slot
-from synapsed.config import UpgradeMode
+from protocols.slots.abi import Slot
+from synapsed.config.options import UpgradeMode
 from synapsed.control import upgrademodels as said
 from synapsed.control.problems import UnknownError
 from synapsed.control.proposalview import MAX_PROPOSALS, ProposalView, risk_word

@@ -2,7 +2,8 @@
 
 import statistics
 
-from synapsed.config import MIN_QUOTA
+from synapsed.config.options import MIN_QUOTA
+from synapsed.config.quantities import Size
 from synapsed.doctor.report import (
     Check,
     Facts,
@@ -12,7 +13,6 @@ from synapsed.doctor.report import (
     by_resource,
     passed,
 )
-from synapsed.quantities import Size
 
 RELEASED = 1_793_491_200.0
 """2026-11-01: a clock before it is wrong, whatever it says."""

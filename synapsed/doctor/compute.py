@@ -5,10 +5,10 @@ import socket
 from importlib.util import find_spec
 
 from synapsed.compute.environment import NEEDED
-from synapsed.config import ComputeConfig
+from synapsed.config.options import ComputeConfig
+from synapsed.config.quantities import Size
 from synapsed.doctor.checks import MIN_MEMORY
 from synapsed.doctor.report import Check, Computing, Facts, by_config, by_resource, passed
-from synapsed.quantities import Size
 
 INSTALL = "pip install 'synapsed[compute]'"
 CPU_ONLY = "+cpu"

@@ -19,15 +19,19 @@ from pathlib import Path
 import trio
 
 from protocols.errors import SynapseError
-from synapsed import configload, genesis, keys, lock, process_metrics
-from synapsed.addresses import Address
+from synapsed import keys
 from synapsed.authoring import tools as toolchains
-from synapsed.config import Config, Loaded
+from synapsed.config import load as configload
+from synapsed.config.addresses import Address
+from synapsed.config.options import Config, Loaded
 from synapsed.doctor import compute
 from synapsed.doctor.report import Facts, Live, Tools
 from synapsed.jail import compiling
 from synapsed.jail.layers import Layers, detect
+from synapsed.ledger import genesis
 from synapsed.paths import Paths
+from synapsed.process import lock
+from synapsed.process import metrics as process_metrics
 
 TOOL_TIMEOUT_S = 20.0
 """For one call of a foreign program; a first compilation on a slow disk takes a few seconds."""

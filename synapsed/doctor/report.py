@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from synapsed.config import Config, Loaded
+from synapsed.config.options import Config, Loaded
 
 Verdict = Literal["pass", "warn", "fail"]
 Source = Literal["config", "network", "resource", "algorithm"]

@@ -7,7 +7,7 @@ import socket
 import msgspec
 import trio
 
-from protocols.wasm_module import ModuleRefusedError
+from protocols.slots.wasm_module import ModuleRefusedError
 from synapsed.jail import spawn, wire
 from synapsed.jail.errors import JailDiedError, JailSlowError
 from synapsed.jail.layers import Layers

@@ -4,7 +4,7 @@ JailError
  +- ModuleTrapError      this call failed, and it was the module's own doing
  +- JailDiedError        the worker's process ended under this call
  +- JailRestingError     the worker died too often of late and is given a rest
-ModuleRefusedError       (protocols.wasm_module) the bytes are none that may run here
+ModuleRefusedError       (protocols.slots.wasm_module) the bytes are none that may run here
 NotCompiledError         the module must be compiled first
 WeakJailError            this kernel lacks a layer of the jail
 """

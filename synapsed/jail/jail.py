@@ -21,8 +21,8 @@ from pathlib import Path
 import msgspec
 import trio
 
-from protocols.slot_abi import WASM_PAGE, WORD, Batch, Limits
-from protocols.wasm_module import ModuleLimits, inspect
+from protocols.slots.abi import WASM_PAGE, WORD, Batch, Limits
+from protocols.slots.wasm_module import ModuleLimits, inspect
 from synapsed.jail import compiling, wire
 from synapsed.jail.arena import Arena
 from synapsed.jail.cache import Cache

@@ -10,7 +10,7 @@ from typing import Any
 import wasmtime
 from wasmtime import _ffi as ffi
 
-from protocols import wasm_module
+from protocols.slots import wasm_module
 
 _POINTER = ctypes.c_void_p
 _call = ctypes.CFUNCTYPE(

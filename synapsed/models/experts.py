@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from protocols.manifest import MAX_TENSORS, ExpertManifest, ModelManifest, TensorRef
-from protocols.tensorblock import Layout
+from protocols.tensors.tensorblock import Layout
 
 _TENSOR = re.compile(
     r"(?P<before>(?:[A-Za-z_][A-Za-z0-9_]*\.)*?)"

@@ -9,7 +9,7 @@ from pathlib import Path
 from protocols.cid import cid_text
 from protocols.errors import RefusedError
 from protocols.manifest import FileRef, ModelManifest
-from protocols.tensorblock import LEAVES_OF_TILE
+from protocols.tensors.tensorblock import LEAVES_OF_TILE
 from synapsed.models.imports import Progress, Steps, unwatched
 from synapsed.models.manifests import IncompleteError, model_manifest
 from synapsed.store import HeldFile, Store

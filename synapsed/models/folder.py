@@ -24,7 +24,7 @@ from protocols.manifest import (
     check_text,
     is_pickle_name,
 )
-from protocols.tensorblock import Layout as FileLayout
+from protocols.tensors.tensorblock import Layout as FileLayout
 from synapsed.store.errors import disk_errors
 
 PASSED_OVER = {".git", ".cache", "__pycache__"}

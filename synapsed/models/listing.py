@@ -4,7 +4,7 @@ import msgspec
 
 from protocols.cid import cid_of
 from protocols.manifest import ExpertManifest, FileRef, ModelManifest, encode_manifest, files
-from protocols.tiles import ModelTiles
+from protocols.tensors.tiles import ModelTiles
 from synapsed.models.exports import remove_view
 from synapsed.models.manifests import experts, layouts_of, model_manifest
 from synapsed.store import Runs, Store

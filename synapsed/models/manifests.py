@@ -15,7 +15,7 @@ from protocols.manifest import (
     links,
     topological_order,
 )
-from protocols.tensorblock import Layout
+from protocols.tensors.tensorblock import Layout
 from synapsed.models.experts import experts_of
 from synapsed.store import Store
 

@@ -1,6 +1,6 @@
 """What is here for others alone, in the parts in which it may go where the owner needs the room.
 
-    a group of tiles     of a model that is held as a copy for others (protocols/copies.py)
+    a group of tiles     of a model that is held as a copy for others (protocols/transfer/copies.py)
     an adapter, a kernel that is held so: all of its file
     headers              of a model that is only watched over, or of whose copy nothing else is left
 
@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from protocols.copies import GROUP_TILES, TILE_BYTES
 from protocols.manifest import (
     AdapterManifest,
     DatasetManifest,
@@ -22,7 +21,8 @@ from protocols.manifest import (
     ModelManifest,
     files,
 )
-from protocols.tensorblock import Layout
+from protocols.tensors.tensorblock import Layout
+from protocols.transfer.copies import GROUP_TILES, TILE_BYTES
 from synapsed.models.listing import forget_watched, promised
 from synapsed.models.manifests import layouts_of
 from synapsed.store import HeldFile, Runs, Store

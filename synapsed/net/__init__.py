@@ -38,8 +38,8 @@ once upstream mends one, its `test_bare_...` fails, and the guard can go.
     the DHT stores megabytes for whoever asks                dht: _answer
 """
 
-from protocols.peerscore import Fault
-from protocols.validation import Verdict
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.validation import Verdict
 from synapsed.net.errors import (
     AddressError,
     ListenError,

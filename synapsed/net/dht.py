@@ -29,7 +29,7 @@ from synapsed.net.errors import NetError
 from synapsed.net.frames import read_varint_frame, varint_frame
 from synapsed.net.host import Host
 from synapsed.net.muxstream import MuxedStream
-from synapsed.supervise import Emit, guard
+from synapsed.process.supervise import Emit, guard
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from protocols.gossip.peerscore import DIAL_BACKOFF, MAX_DIAL_BACKOFF
 from protocols.peerid import peer_id_text
-from protocols.peerscore import DIAL_BACKOFF, MAX_DIAL_BACKOFF
 from synapsed.net.addresses import Address, parse
 from synapsed.net.connection import Connection
 from synapsed.net.errors import AddressError, PeerUnreachableError
 from synapsed.net.switch import Switch
-from synapsed.supervise import guard
+from synapsed.process.supervise import guard
 
 log = logging.getLogger(__name__)
 

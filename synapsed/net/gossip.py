@@ -11,7 +11,7 @@ from synapsed.net.host import Host
 from synapsed.net.pubsub import MAX_MESSAGE, PROTOCOLS, GuardedPubsub, Topic
 from synapsed.net.router import Router
 from synapsed.net.types import Deliver, Validate
-from synapsed.supervise import Emit
+from synapsed.process.supervise import Emit
 
 
 class Gossip:

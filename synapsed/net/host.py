@@ -23,7 +23,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamError
 from multiaddr import Multiaddr  # type: ignore[import-untyped]  # ships no types
 
 from protocols.errors import MalformedError
-from protocols.peerscore import Fault
+from protocols.gossip.peerscore import Fault
 from synapsed.net import negotiate
 from synapsed.net.addresses import own_hosts
 from synapsed.net.connection import Connection

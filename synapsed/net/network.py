@@ -6,8 +6,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 
 import trio
 
+from protocols.gossip.peerscore import Fault
 from protocols.peerid import peer_id_text
-from protocols.peerscore import Fault
 from synapsed.net.addresses import parse
 from synapsed.net.connection import Connection
 from synapsed.net.dht import Dht
@@ -23,8 +23,8 @@ from synapsed.net.settings import NetSettings
 from synapsed.net.streams import DEFAULT_STREAMS_PER_PEER, Handler, Services, Stream
 from synapsed.net.switch import Switch
 from synapsed.net.types import Deliver, Identity, Peer, PeerCallback, Validate
+from synapsed.process.supervise import Emit, leaves, supervise
 from synapsed.slots import NATIVE_SLOTS, Slots
-from synapsed.supervise import Emit, leaves, supervise
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The peer book: what we remember of every peer, across reconnects and restarts.
 
-It folds what happens (`protocols.peerscore`) into one record a peer and keeps the records in a
-table. It decides whom to dial next, whom to keep when there is no room, and who is banned.
+It folds what happens (`protocols.gossip.peerscore`) into one record a peer and keeps the records in
+a table. It decides whom to dial next, whom to keep when there is no room, and who is banned.
 """
 
 import logging
@@ -11,10 +11,10 @@ from typing import Protocol
 
 import msgspec
 
-from protocols import peerscore
 from protocols.errors import MalformedError
+from protocols.gossip import peerscore
+from protocols.gossip.peerscore import Fault, PeerRecord, Row
 from protocols.peerid import public_key_of
-from protocols.peerscore import Fault, PeerRecord, Row
 from synapsed.net.addresses import parse
 from synapsed.net.errors import AddressError
 

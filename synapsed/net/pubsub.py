@@ -34,10 +34,10 @@ from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from protocols.errors import MalformedError
+from protocols.gossip.peerscore import Fault
+from protocols.gossip.validation import Verdict
 from protocols.peerid import public_key_of
-from protocols.peerscore import Fault
 from protocols.ratelimit import TokenBucket
-from protocols.validation import Verdict
 from synapsed.keys import verify
 from synapsed.net.connection import Connection
 from synapsed.net.frames import read_varint_frame
@@ -47,7 +47,7 @@ from synapsed.net.router import Router
 from synapsed.net.rpcqueue import RpcFrames, frame_of
 from synapsed.net.switch import Switch
 from synapsed.net.types import Deliver, Validate
-from synapsed.supervise import Emit, guard
+from synapsed.process.supervise import Emit, guard
 
 log = logging.getLogger(__name__)
 

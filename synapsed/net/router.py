@@ -25,7 +25,7 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 
 from synapsed.net.rpcqueue import RpcFrames, frame_of
-from synapsed.supervise import Emit, guard
+from synapsed.process.supervise import Emit, guard
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import trio
 
-from protocols.slot_peer_scoring import MAX_PEERS, NAME, PEERS
+from protocols.slots.peer_scoring import MAX_PEERS, NAME, PEERS
 from synapsed.net.peers import Score, Service
 from synapsed.net.switch import Switch
 from synapsed.slots import Operation, Slots

@@ -14,8 +14,8 @@ import trio
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError
 
 from protocols.errors import LimitError, MalformedError
+from protocols.gossip.peerscore import Fault
 from protocols.peerid import peer_id_text
-from protocols.peerscore import Fault
 from synapsed.net import negotiate
 from synapsed.net.connection import Connection
 from synapsed.net.errors import (

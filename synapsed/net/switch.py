@@ -23,8 +23,8 @@ from libp2p.peer.peerstore import PeerStore
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr  # type: ignore[import-untyped]  # ships no types
 
+from protocols.gossip.peerscore import Fault
 from protocols.peerid import peer_id_text
-from protocols.peerscore import Fault
 from synapsed.net.addresses import Address, of_socket, parse
 from synapsed.net.admission import Admission
 from synapsed.net.connection import Connection
@@ -39,7 +39,7 @@ from synapsed.net.muxstream import BufferBudget, MuxedStream
 from synapsed.net.peers import PeerBook
 from synapsed.net.settings import NetSettings
 from synapsed.net.wire import NoiseWire
-from synapsed.supervise import Emit, guard
+from synapsed.process.supervise import Emit, guard
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from protocols.validation import Verdict
+from protocols.gossip.validation import Verdict
 
 
 class Peer(msgspec.Struct, frozen=True):

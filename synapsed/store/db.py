@@ -1,5 +1,5 @@
 """state.db: what the machines save and what is pinned. All of the daemon's SQL stands here.
-A daemon with a ledger has a second file of the same shape, ledger.db (ledger_store.py).
+A daemon with a ledger has a second file of the same shape, ledger.db (ledger/store.py).
 
 Write-ahead logging, so a crash at any instant leaves the last commit. `synchronous=FULL` (each
 commit is on disk before it returns) where a machine acts on having saved; NORMAL (a power cut

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protocols.errors import MalformedError, NotHeldError
-from protocols.tensorblock import (
+from protocols.tensors.tensorblock import (
     LEAVES_OF_TILE,
     BlockTree,
     Layout,

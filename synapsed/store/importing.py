@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 
 from protocols.errors import MalformedError
-from protocols.hashtree import HASH_BYTES
 from protocols.manifest import FileRef, Layout
+from protocols.tensors.hashtree import HASH_BYTES
 from synapsed.store.disk import Source
 from synapsed.store.errors import LeafMismatchError
 from synapsed.store.held import HeldFile

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 from protocols.errors import MismatchError
-from protocols.hashtree import HASH_BYTES
-from protocols.tensorblock import Layout, Section, section_node
+from protocols.tensors.hashtree import HASH_BYTES
+from protocols.tensors.tensorblock import Layout, Section, section_node
 from synapsed.hashing import HASHER
 from synapsed.store.disk import sync_data, write_all
 from synapsed.store.errors import HashesUnknownError, StoreError, disk_errors

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from protocols.codec import Message, decode, encode
 from protocols.errors import MalformedError, MismatchError
-from protocols.hashtree import HASH_BYTES
 from protocols.manifest import FileRef
-from protocols.safetensors_header import LENGTH_BYTES, HeaderError, header_length
-from protocols.tensorblock import (
+from protocols.tensors.hashtree import HASH_BYTES
+from protocols.tensors.safetensors_header import LENGTH_BYTES, HeaderError, header_length
+from protocols.tensors.tensorblock import (
     LEAVES_OF_TILE,
     SAFETENSORS,
     Layout,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocols.errors import LimitError, MalformedError, RefusedError
-from protocols.tensorblock import FLAT, SAFETENSORS
+from protocols.tensors.tensorblock import FLAT, SAFETENSORS
 from synapsed.store.disk import fsync_dir, write_atomic, write_new
 from synapsed.store.errors import StoreError
 from synapsed.store.record import Record

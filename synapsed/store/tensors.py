@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from protocols.errors import NotHeldError
-from protocols.safetensors_header import (
+from protocols.tensors.safetensors_header import (
     HeaderError,
     HeaderTruncatedError,
     SafetensorsHeader,
@@ -125,7 +125,7 @@ class MappedTensors:
 def open_tensorblock(path: Path | str) -> MappedTensors:
     """Open the safetensors file at `path`; only its header is read.
 
-    Raises OSError, or the errors of protocols/safetensors_header.py.
+    Raises OSError, or the errors of protocols/tensors/safetensors_header.py.
     """
     file = io.FileIO(path)
     try:

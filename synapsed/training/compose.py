@@ -4,14 +4,14 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 from protocols.learn.replica_ports import ReplicaSettings
-from synapsed import supervise
 from synapsed.compute.compute import Compute
 from synapsed.compute.environment import NEEDED
-from synapsed.config import Config
-from synapsed.ledger_service import LedgerService
+from synapsed.config.options import Config
+from synapsed.ledger.service import LedgerService
 from synapsed.net import Net
 from synapsed.paths import Paths
 from synapsed.ports import Identity
+from synapsed.process import supervise
 from synapsed.reach import Reach
 from synapsed.store import Store
 from synapsed.training.ground import Ground, Replicas, ground_of

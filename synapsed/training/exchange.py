@@ -19,11 +19,11 @@ import trio
 
 from protocols.codec import Message, decode, encode
 from protocols.errors import MalformedError
+from protocols.gossip.peerscore import Fault
 from protocols.learn.claims import MAX_DELTA, Digest
 from protocols.manifest import CidBytes
 from protocols.peerid import peer_id_text
-from protocols.peerscore import Fault
-from protocols.tensorblock import SUBTILE
+from protocols.tensors.tensorblock import SUBTILE
 from synapsed.net.errors import NetError
 from synapsed.ports import Net, Stream
 from synapsed.store.disk import Source

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocols.learn.partition import WIDTHS, Group, Tile, UntrainableError, version_header
-from protocols.safetensors_header import header_length, parse_safetensors_header
+from protocols.tensors.safetensors_header import header_length, parse_safetensors_header
 from synapsed.store.disk import Source
 
 PREFIX = 8

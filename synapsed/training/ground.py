@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from protocols.council import Council
-from protocols.entries import Member
 from protocols.learn.partition import group_key
 from protocols.learn.plan import Plan
-from protocols.ledger import LedgerState
+from protocols.ledger.council import Council
+from protocols.ledger.entries import Member
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.trainings import Training
 from protocols.realm import Realm
-from protocols.trainings import Training
 from synapsed.ports import Table
 
 KEPT_EPOCHS = 64

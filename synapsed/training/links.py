@@ -1,4 +1,4 @@
-"""Messages of training among daemons: frames on streams that stay (council_net.py), counted.
+"""Messages of training among daemons: frames on streams that stay (ledger/net.py), counted.
 
     /synapse/learn/1.0.0   learners, aggregators, replicas: protocols/learn/messages.py
     /synapse/tile/1.0.0    the three replicas of a group among each other: protocols/learn/replica
@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from protocols.learn import messages
-from synapsed.council_net import CouncilNet
-from synapsed.ledger_service import Costs
+from synapsed.ledger.net import CouncilNet
+from synapsed.ledger.service import Costs
 from synapsed.ports import Net
 from synapsed.training.exchange import Traffic
 

@@ -10,8 +10,8 @@ import trio
 from protocols.cid import cid_text
 from protocols.learn.partition import Group, UntrainableError, groups_of
 from protocols.manifest import ModelManifest
-from protocols.safetensors_header import SafetensorsHeader, parse_safetensors_header
-from protocols.tensorblock import SAFETENSORS, Layout
+from protocols.tensors.safetensors_header import SafetensorsHeader, parse_safetensors_header
+from protocols.tensors.tensorblock import SAFETENSORS, Layout
 from synapsed.models import model_manifest
 from synapsed.models.manifests import layouts_of
 from synapsed.store import Store

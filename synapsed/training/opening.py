@@ -13,19 +13,19 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from protocols.announcement import DatasetBody
 from protocols.changes import TrainingChange
 from protocols.cid import cid_of, cid_text
-from protocols.entries import Proposal
+from protocols.gossip.announcement import DatasetBody
 from protocols.learn.defaults import DEFAULT
 from protocols.learn.plan import Phase, Plan
+from protocols.ledger.entries import Proposal
 from protocols.manifest import DatasetManifest, FileRef, ProposalManifest, encode_manifest
-from synapsed.assembly import Assembly
 from synapsed.control.ledgerapi import Report
 from synapsed.control.ledgermodels import Submitted
 from synapsed.control.models import Progress
-from synapsed.library import Library
 from synapsed.models import import_artefacts
+from synapsed.owner.assembly import Assembly
+from synapsed.owner.library import Library
 from synapsed.store.reasons import PUBLISHED
 from synapsed.training.errors import CannotLearnError
 from synapsed.training.said import PlanSaid, TrainingRequest

@@ -14,14 +14,14 @@ from typing import TypeVar
 
 import trio
 
-from protocols.announcement import DatasetBody
 from protocols.changes import CheckpointChange
 from protocols.cid import cid_of, cid_text, parse_cid
-from protocols.entries import Proposal, decode_entry
 from protocols.errors import SynapseError
+from protocols.gossip.announcement import DatasetBody
 from protocols.learn.evidence import Stand, read_evidence
 from protocols.learn.plan import MILLION
-from protocols.ledger_state import State
+from protocols.ledger.entries import Proposal, decode_entry
+from protocols.ledger.state import State
 from protocols.manifest import (
     DatasetManifest,
     ModelManifest,

@@ -10,9 +10,9 @@ from protocols.cid import cid_text
 from protocols.learn import messages
 from protocols.learn.plan import Phase, Plan
 from protocols.realm import Realm
-from synapsed import supervise
 from synapsed.compute import wire
 from synapsed.ports import Identity
+from synapsed.process import supervise
 from synapsed.store.db import Database
 from synapsed.training.blobs import Blobs
 from synapsed.training.exchange import Exchange

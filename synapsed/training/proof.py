@@ -22,8 +22,8 @@ import trio
 
 from protocols.changes import MIN_WINDOWS, CheckpointChange, Share
 from protocols.cid import cid_text
+from protocols.council.errands import Finding
 from protocols.envelope import Verify
-from protocols.errands import Finding
 from protocols.errors import MalformedError, NotHeldError, SynapseError
 from protocols.learn.evidence import (
     MAX_EVIDENCE,
@@ -35,8 +35,9 @@ from protocols.learn.evidence import (
 )
 from protocols.learn.partition import groups_of
 from protocols.learn.proof import holds, overfits
-from protocols.ledger import LedgerState
-from protocols.ledger_training import seed_of
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.training import seed_of
+from protocols.ledger.trainings import NO_ROUNDS, Training
 from protocols.manifest import (
     DatasetManifest,
     Manifest,
@@ -44,9 +45,8 @@ from protocols.manifest import (
     decode_manifest,
     files,
 )
-from protocols.safetensors_header import SafetensorsHeader, parse_safetensors_header
-from protocols.tensorblock import SAFETENSORS
-from protocols.trainings import NO_ROUNDS, Training
+from protocols.tensors.safetensors_header import SafetensorsHeader, parse_safetensors_header
+from protocols.tensors.tensorblock import SAFETENSORS
 from synapsed.authoring.question import CheckFailedError
 from synapsed.compute.errors import ComputeError
 from synapsed.compute.wire import Version

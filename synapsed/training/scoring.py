@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from protocols.entries import Interval
 from protocols.errors import MalformedError
 from protocols.learn.proof import interval, nanonats, sample
+from protocols.ledger.entries import Interval
 from synapsed.compute.errors import BadModelError
 from synapsed.compute.wire import Losses, Opened
 

@@ -22,13 +22,13 @@ import trio
 
 from protocols.cid import cid_text
 from protocols.errors import LimitError, MalformedError, SynapseError
+from protocols.gossip.peerscore import Fault
 from protocols.learn import messages, replica_messages
 from protocols.learn.replica_birth import MARGIN_MS, Birth
 from protocols.learn.replica_ports import BIRTH, TABLE, ReplicaSettings, Ticked
-from protocols.peerscore import Fault
-from synapsed import supervise
 from synapsed.keys import verify
 from synapsed.ports import Identity, Net
+from synapsed.process import supervise
 from synapsed.store.db import Change, CorruptDatabaseError, Database, set_aside
 from synapsed.store.errors import disk_errors
 from synapsed.training.blobs import Blobs

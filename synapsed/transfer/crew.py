@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from protocols.errors import LimitError, MalformedError
-from protocols.peerscore import Fault
+from protocols.gossip.peerscore import Fault
 from synapsed.store import QuotaExceededError, StoreError
 from synapsed.transfer.errors import PeerError, PeerRefusedError, PullFailedError, peer_error
 from synapsed.transfer.session import Session, Work

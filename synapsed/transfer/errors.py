@@ -11,10 +11,10 @@ SynapseError
 from collections.abc import Mapping
 from typing import ClassVar
 
-from protocols.blocks import Refusal
 from protocols.errors import MismatchError, SynapseError
+from protocols.gossip.peerscore import Fault
 from protocols.peerid import peer_id_text
-from protocols.peerscore import Fault
+from protocols.tensors.blocks import Refusal
 from synapsed.net.errors import (
     NetError,
     PeerUnreachableError,

@@ -28,7 +28,7 @@ MAX_UPLOADS = 64
 """Peers served at a time; each holds a sub-tile's worth of buffers."""
 MIN_SHARE = 32 << 10
 """Bytes per second that a peer is promised before another is let in: with less, a sub-tile takes
-longer than pullers wait (protocols/schedule.py, FIRST_TIMEOUT)."""
+longer than pullers wait (protocols/transfer/schedule.py, FIRST_TIMEOUT)."""
 
 
 class Downloads:

@@ -4,9 +4,9 @@ import logging
 
 import trio
 
-from protocols.pullorder import ANSWER_SECONDS
-from protocols.schedule import Schedule
-from protocols.slot_tile_assignment import NAME
+from protocols.slots.tile_assignment import NAME
+from protocols.transfer.pullorder import ANSWER_SECONDS
+from protocols.transfer.schedule import Schedule
 from synapsed.slots import NATIVE, NATIVE_SLOTS, Operation, Slots
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import trio
 
-from protocols.blocks import (
+from protocols.cid import check_block
+from protocols.codec import MAX_BLOCK
+from protocols.errors import LimitError, MalformedError, NotHeldError, SynapseError
+from protocols.manifest import (
+    ExpertManifest,
+    FileRef,
+    Manifest,
+    ModelManifest,
+    decode_manifest,
+    files,
+)
+from protocols.tensors.blocks import (
     MAX_HASHES,
     MAX_RUNS,
     MAX_SHAPE_BYTES,
@@ -26,20 +37,9 @@ from protocols.blocks import (
     Span,
     check_spans,
 )
-from protocols.cid import check_block
-from protocols.codec import MAX_BLOCK
-from protocols.errors import LimitError, MalformedError, NotHeldError, SynapseError
-from protocols.hashtree import HASH_BYTES
-from protocols.manifest import (
-    ExpertManifest,
-    FileRef,
-    Manifest,
-    ModelManifest,
-    decode_manifest,
-    files,
-)
-from protocols.tensorblock import Layout, split_hashes
-from protocols.tiles import ModelTiles
+from protocols.tensors.hashtree import HASH_BYTES
+from protocols.tensors.tensorblock import Layout, split_hashes
+from protocols.tensors.tiles import ModelTiles
 from synapsed.models import (
     IncompleteError,
     NotAModelManifestError,

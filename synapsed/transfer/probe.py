@@ -2,11 +2,11 @@
 
 import trio
 
-from protocols.blocks import PROTOCOL, Proven, ProveRequest
 from protocols.errors import LimitError, MalformedError
-from protocols.hashtree import HASH_BYTES
 from protocols.manifest import ModelManifest
-from protocols.tensorblock import Layout, split_hashes, verify_run
+from protocols.tensors.blocks import PROTOCOL, Proven, ProveRequest
+from protocols.tensors.hashtree import HASH_BYTES
+from protocols.tensors.tensorblock import Layout, split_hashes, verify_run
 from synapsed.hashing import HASHER
 from synapsed.net.errors import NetError
 from synapsed.store import Store

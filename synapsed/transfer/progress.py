@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 import trio
 
-from protocols.schedule import Schedule
+from protocols.transfer.schedule import Schedule
 from synapsed.store import Runs
 from synapsed.transfer.plan import Plan
 

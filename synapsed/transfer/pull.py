@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from protocols.blocks import Span
 from protocols.errors import MismatchError, SynapseError
-from protocols.peerscore import Fault
-from protocols.pullpeer import Assignment, Peer
-from protocols.schedule import Schedule
-from protocols.tensorblock import Layout
+from protocols.gossip.peerscore import Fault
+from protocols.tensors.blocks import Span
+from protocols.tensors.tensorblock import Layout
+from protocols.transfer.pullpeer import Assignment, Peer
+from protocols.transfer.schedule import Schedule
 from synapsed.models import model_manifest
 from synapsed.slots import NATIVE_SLOTS, Slots
 from synapsed.store import HeldFile, Keep, QuotaExceededError, Store, StoreError

@@ -12,7 +12,7 @@ import trio
 
 from protocols.cid import cid_text
 from protocols.errors import SynapseError
-from protocols.replication import (
+from protocols.transfer.replication import (
     Forget,
     Learn,
     LearnFailed,
@@ -23,7 +23,7 @@ from protocols.replication import (
     StartRepair,
 )
 from synapsed.models import model_manifest
-from synapsed.supervise import Emit
+from synapsed.process.supervise import Emit
 from synapsed.transfer.limits import Room
 from synapsed.transfer.plan import Part
 from synapsed.transfer.probe import probe
@@ -44,7 +44,7 @@ Told = Callable[[ModelKnown | LearnFailed | ProbeResult | RepairEnded], None]
 
 
 class Care(Protocol):
-    """What is done with what an order brings; synapsed/replicas.py."""
+    """What is done with what an order brings; synapsed/holdings/replicas.py."""
 
     def learning(self, model: bytes) -> AbstractContextManager[Room]:
         """Room for what is learned of a model."""
@@ -69,7 +69,7 @@ class Care(Protocol):
 
 
 class Repairs:
-    """Executes effects of protocols/replication.py. Tasks run in the nursery it is given."""
+    """Executes effects of protocols/transfer/replication.py. Its tasks run in the given nursery."""
 
     def __init__(self, puller: Puller, care: Care, told: Told, emit: Emit) -> None:
         self._puller = puller

@@ -1,7 +1,7 @@
 """The answering side of the blocks protocol: whatever is held, to whoever asks, in fair turns.
 
-Nothing is read that is not held, nothing is sent beyond the limits of protocols/blocks.py, and a
-request that cannot be met is refused in words. One stream is served in order; how many a peer
+Nothing is read that is not held, nothing is sent beyond the limits of protocols/tensors/blocks.py,
+and a request that cannot be met is refused in words. One stream is served in order; how many a peer
 may open is the net's limit.
 """
 
@@ -14,7 +14,12 @@ from typing import Protocol, TypeVar, cast
 
 import trio
 
-from protocols.blocks import (
+from protocols.codec import encode
+from protocols.errors import LimitError, MalformedError, NotHeldError
+from protocols.gossip.peerscore import Fault
+from protocols.manifest import Layout
+from protocols.ratelimit import TokenBucket
+from protocols.tensors.blocks import (
     MAX_FETCH_BYTES,
     MAX_HASHES,
     MAX_REQUEST,
@@ -39,13 +44,8 @@ from protocols.blocks import (
     Span,
     decode_request,
 )
-from protocols.codec import encode
-from protocols.errors import LimitError, MalformedError, NotHeldError
-from protocols.hashtree import HASH_BYTES
-from protocols.manifest import Layout
-from protocols.peerscore import Fault
-from protocols.ratelimit import TokenBucket
-from protocols.tensorblock import LeafRangeError, Section
+from protocols.tensors.hashtree import HASH_BYTES
+from protocols.tensors.tensorblock import LeafRangeError, Section
 from synapsed.net.errors import NetError, StreamClosedError
 from synapsed.store import HeldFile, Runs, Store, StoreError
 from synapsed.transfer.limits import Uploads, UploadsPausedError
@@ -99,7 +99,7 @@ class Pulls(Protocol):
 
 
 class BlockServer:
-    """Serves one store. `handle` is the stream handler of protocols.blocks.PROTOCOL."""
+    """Serves one store. `handle` is the stream handler of protocols.tensors.blocks.PROTOCOL."""
 
     def __init__(
         self,

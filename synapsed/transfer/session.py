@@ -11,7 +11,9 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from protocols.blocks import (
+from protocols.errors import LimitError, MalformedError, SynapseError
+from protocols.gossip.peerscore import Fault
+from protocols.tensors.blocks import (
     MAX_HAVE_ROOTS,
     PROTOCOL,
     Answer,
@@ -22,11 +24,9 @@ from protocols.blocks import (
     Holdings,
     Request,
 )
-from protocols.errors import LimitError, MalformedError, SynapseError
-from protocols.peerscore import Fault
-from protocols.pullpeer import Assignment, Peer
-from protocols.schedule import Schedule
-from protocols.tensorblock import Layout
+from protocols.tensors.tensorblock import Layout
+from protocols.transfer.pullpeer import Assignment, Peer
+from protocols.transfer.schedule import Schedule
 from synapsed.net.errors import NetError
 from synapsed.transfer.errors import PeerError, PeerRefusedError, peer_error
 from synapsed.transfer.sources import Source

@@ -6,9 +6,9 @@ What a peer sends is bytes of the announced length here; callers verify it.
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
-from protocols.blocks import MAX_ANSWER, Answer, Refusal, Request, decode_answer
 from protocols.codec import encode
 from protocols.errors import LimitError, MalformedError
+from protocols.tensors.blocks import MAX_ANSWER, Answer, Refusal, Request, decode_answer
 from synapsed.transfer.errors import PeerRefusedError
 
 A = TypeVar("A")

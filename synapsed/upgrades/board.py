@@ -15,10 +15,10 @@ import msgspec
 import trio
 
 from protocols.errors import SynapseError
-from protocols.rollout import REFERENCE, Version, coin
-from protocols.slot_abi import WORD, Batch, Limits, Slot
-from synapsed import supervise
+from protocols.ledger.rollout import REFERENCE, Version, coin
+from protocols.slots.abi import WORD, Batch, Limits, Slot
 from synapsed.jail.errors import JailError
+from synapsed.process import supervise
 
 
 class Trying(msgspec.Struct, frozen=True):

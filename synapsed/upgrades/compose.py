@@ -1,13 +1,13 @@
 """Putting the parts of one daemon's upgrades together."""
 
-from protocols.slots import SLOTS
-from synapsed import supervise
-from synapsed.config import Config
-from synapsed.eviction import Evictor
+from protocols.slots.closed_list import SLOTS
+from synapsed.config.options import Config
+from synapsed.holdings.eviction import Evictor
 from synapsed.jail.jail import Jail
-from synapsed.ledger_service import LedgerService
+from synapsed.ledger.service import LedgerService
 from synapsed.paths import Paths
 from synapsed.ports import Identity
+from synapsed.process import supervise
 from synapsed.store import Store
 from synapsed.transfer.pull import Puller
 from synapsed.upgrades.board import Board

@@ -7,10 +7,10 @@ import trio
 from protocols.changes import UpgradeChange
 from protocols.cid import cid_text
 from protocols.errors import RefusedError
-from protocols.ledger import LedgerState
-from protocols.rollout import Version, version_of
-from protocols.slot_abi import Slot
-from synapsed.config import UpgradeMode
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.rollout import Version, version_of
+from protocols.slots.abi import Slot
+from synapsed.config.options import UpgradeMode
 from synapsed.store import Store
 from synapsed.transfer.limits import Room
 from synapsed.transfer.pull import Puller

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from protocols.ledger import LedgerState
+from protocols.ledger.fold import LedgerState
 from synapsed.transfer.sources import Source, Sources
 
 

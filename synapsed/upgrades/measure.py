@@ -8,8 +8,8 @@ the two means as a part of the incumbent's, positive where the candidate is bett
 
 import msgspec
 
-from protocols.entries import MAX_GAIN
-from protocols.slot_abi import Goal
+from protocols.ledger.entries import MAX_GAIN
+from protocols.slots.abi import Goal
 
 PPM = 1_000_000
 

@@ -18,7 +18,7 @@ import msgspec
 
 from protocols.changes import NATIVE
 from protocols.errors import RefusedError
-from synapsed.config import UpgradeMode, UpgradesConfig
+from synapsed.config.options import UpgradeMode, UpgradesConfig
 from synapsed.ports import Table
 
 log = logging.getLogger(__name__)

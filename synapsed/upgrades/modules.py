@@ -20,8 +20,8 @@ import trio
 from protocols.changes import MAX_MODULE
 from protocols.errors import MalformedError, SynapseError
 from protocols.manifest import FileRef, UpgradeManifest
-from protocols.wasm_module import ModuleLimits, ModuleRefusedError
-from synapsed import supervise
+from protocols.slots.wasm_module import ModuleLimits, ModuleRefusedError
+from synapsed.process import supervise
 from synapsed.store import Store
 from synapsed.store.errors import disk_errors
 from synapsed.store.reasons import UPGRADE
@@ -88,7 +88,7 @@ class Space(Protocol):
 
 
 class MakesRoom(Protocol):
-    """What makes room in the store (synapsed.eviction.Evictor)."""
+    """What makes room in the store (synapsed.holdings.eviction.Evictor)."""
 
     def room(self) -> AbstractContextManager[Space]: ...
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from protocols.changes import UpgradeChange
-from protocols.ledger import LedgerState
-from protocols.rollout import FULL, SlotState, Version, version_of
-from protocols.slot_abi import Slot
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.rollout import FULL, SlotState, Version, version_of
+from protocols.slots.abi import Slot
 from synapsed.upgrades.modules import Key, Wanted
 
 

@@ -10,8 +10,8 @@ import trio
 
 from protocols.draw import Draw
 from protocols.errors import SynapseError
-from protocols.rollout import Rollout
-from protocols.slot_abi import Batch, Slot
+from protocols.ledger.rollout import Rollout
+from protocols.slots.abi import Batch, Slot
 from synapsed.upgrades.board import Board, Outcome
 from synapsed.upgrades.recorder import Recorder
 from synapsed.upgrades.strikes import weight

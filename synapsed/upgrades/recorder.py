@@ -1,6 +1,6 @@
 """The last batches of each slot, on disk: what a version can be tried on that did not run then.
 
-    <folder>/<slot>/<number>.batch     a line that says what it is, a SHA-256, a block (slot_abi.py)
+    <folder>/<slot>/<number>.batch     a line: what it is; a SHA-256; a block (slots/abi.py)
 
 Only what went in is kept, with the answer that was given. A batch is taken now and then, not each
 time, and the oldest make room: the folder has a bound for each slot. Nothing else depends on these
@@ -17,8 +17,8 @@ from pathlib import Path
 import trio
 
 from protocols.errors import MalformedError
-from protocols.slot_abi import BadBatchError, Batch, Slot
-from synapsed import supervise
+from protocols.slots.abi import BadBatchError, Batch, Slot
+from synapsed.process import supervise
 from synapsed.store.errors import StoreError, disk_errors
 
 log = logging.getLogger(__name__)

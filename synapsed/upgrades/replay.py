@@ -3,8 +3,8 @@
 import msgspec
 import trio
 
-from protocols.rollout import Version
-from protocols.slot_abi import Batch, Slot
+from protocols.ledger.rollout import Version
+from protocols.slots.abi import Batch, Slot
 from synapsed.jail.errors import ModuleTrapError
 from synapsed.upgrades.modules import Wanted
 from synapsed.upgrades.service import UpgradeService

@@ -10,12 +10,12 @@ from typing import Literal
 import msgspec
 import trio
 
-from protocols.entries import Report
 from protocols.errors import SynapseError
-from protocols.ledger_errors import InvalidEntryError
-from protocols.ledger_signing import submit
-from protocols.rollout import MAX_REPORTS, Rollout, filed, is_heard, report_of
-from synapsed.ledger_service import LedgerService
+from protocols.ledger.entries import Report
+from protocols.ledger.errors import InvalidEntryError
+from protocols.ledger.rollout import MAX_REPORTS, Rollout, filed, is_heard, report_of
+from protocols.ledger.signing import submit
+from synapsed.ledger.service import LedgerService
 from synapsed.ports import Identity
 from synapsed.upgrades.measure import Trial
 

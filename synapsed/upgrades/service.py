@@ -26,14 +26,14 @@ import trio
 
 from protocols.cid import cid_text
 from protocols.errors import SynapseError
-from protocols.ledger import LedgerState
-from protocols.rollout import FULL, REFERENCE, Duty, SlotState, Version, duty
-from protocols.slot_abi import Slot
-from synapsed import supervise
-from synapsed.config import UpgradeMode
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.rollout import FULL, REFERENCE, Duty, SlotState, Version, duty
+from protocols.slots.abi import Slot
+from synapsed.config.options import UpgradeMode
 from synapsed.jail.errors import NotCompiledError
-from synapsed.ledger_service import LedgerService
+from synapsed.ledger.service import LedgerService
 from synapsed.ports import Identity
+from synapsed.process import supervise
 from synapsed.upgrades.board import Board, Line, Trying
 from synapsed.upgrades.memory import Memory, Said
 from synapsed.upgrades.modules import Key, Modules, Wanted

@@ -11,8 +11,8 @@ import msgspec
 import trio
 
 from protocols.errors import SynapseError
-from protocols.rollout import Version
-from protocols.slot_abi import Batch
+from protocols.ledger.rollout import Version
+from protocols.slots.abi import Batch
 from synapsed.upgrades.board import Board, Line, Outcome
 from synapsed.upgrades.strikes import weight
 

@@ -11,9 +11,9 @@ import trio
 
 from protocols.changes import NATIVE, UpgradeChange
 from protocols.errors import MalformedError
-from protocols.ledger import LedgerState
-from protocols.rollout import Version, version_of
-from protocols.slot_abi import Limits
+from protocols.ledger.fold import LedgerState
+from protocols.ledger.rollout import Version, version_of
+from protocols.slots.abi import Limits
 from synapsed.authoring.check import claims_change, slot_of
 from synapsed.authoring.question import Checked, Question
 from synapsed.store import Store

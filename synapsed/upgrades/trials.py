@@ -6,7 +6,7 @@ import msgspec
 import trio
 
 from protocols.errors import SynapseError
-from protocols.rollout import Rollout
+from protocols.ledger.rollout import Rollout
 from synapsed.ports import Table
 from synapsed.upgrades.measure import Trial
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 from protocols.errors import SynapseError
-from protocols.rollout import Rollout, Version
-from protocols.slot_abi import Slot
-from synapsed.ledger_service import LedgerService
+from protocols.ledger.rollout import Rollout, Version
+from protocols.slots.abi import Slot
+from synapsed.ledger.service import LedgerService
 from synapsed.upgrades.board import Board, Line, Outcome
 from synapsed.upgrades.measure import Trial
 from synapsed.upgrades.modules import Key

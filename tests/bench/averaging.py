@@ -19,12 +19,12 @@ import torch
 import trio
 from torch import Tensor
 
-from protocols.entries import Member
 from protocols.learn.partition import Group
 from protocols.learn.plan import Phase, Plan
 from protocols.learn.replica_ports import ReplicaSettings
+from protocols.ledger.entries import Member
 from protocols.realm import Realm
-from protocols.safetensors_header import make_safetensors_header
+from protocols.tensors.safetensors_header import make_safetensors_header
 from synapsed.compute import wire
 from synapsed.computeworker import feedback, groups
 from synapsed.computeworker import rounds as work

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from protocols import followmessages as follow
-from protocols import raftmessages, submitting
-from protocols.council import Certificate, Kind, Statement
-from protocols.entries import Approval, Note, Vote, encode_entry
-from protocols.ledger_signing import submit
-from protocols.participant import PROTOCOLS, TOPICS
+from protocols.council import submitting
+from protocols.council.participant import PROTOCOLS, TOPICS
+from protocols.follow import messages as follow
+from protocols.ledger.council import Certificate, Kind, Statement
+from protocols.ledger.entries import Approval, Note, Vote, encode_entry
+from protocols.ledger.signing import submit
+from protocols.raft import messages as raftmessages
 from protocols.realm import Realm
-from synapsed import genesis
 from synapsed.keys import SEED_LENGTH, Identity
+from synapsed.ledger import genesis
 from synapsed.net import MemoryTable, NetError, NetSettings, PeerBook, Verdict, open_net
 from tests.bench.attacks import NETWORK, Draw, Target, many
 

@@ -14,8 +14,12 @@ from contextlib import suppress
 import msgspec
 import trio
 
-from protocols.announcement import ShardBody, compose, seal_announcement
-from protocols.blocks import (
+from protocols.cid import cid_of, cid_text
+from protocols.codec import encode
+from protocols.errors import SynapseError
+from protocols.gossip.announcement import ShardBody, compose, seal_announcement
+from protocols.manifest import FileRef, ModelManifest, encode_manifest
+from protocols.tensors.blocks import (
     MAX_REQUEST,
     PROTOCOL,
     BlockRequest,
@@ -27,11 +31,7 @@ from protocols.blocks import (
     Shape,
     decode_request,
 )
-from protocols.cid import cid_of, cid_text
-from protocols.codec import encode
-from protocols.errors import SynapseError
-from protocols.manifest import FileRef, ModelManifest, encode_manifest
-from protocols.tensorblock import Layout, file_root, hash_run, section_node
+from protocols.tensors.tensorblock import Layout, file_root, hash_run, section_node
 from synapsed.control.client import DaemonError
 from synapsed.control.models import PullRequest, PullResult
 from synapsed.hashing import HASHER

@@ -18,9 +18,9 @@ import msgspec
 import trio
 
 from protocols.draw import Draw
-from protocols.slot_abi import Batch, Slot
-from protocols.slots import SLOTS
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.abi import Batch, Slot
+from protocols.slots.closed_list import SLOTS
+from protocols.slots.wasm_module import ModuleLimits
 from synapsed.authoring import build
 from synapsed.authoring.languages import LANGUAGES
 from synapsed.authoring.layout import places

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from protocols.blocks import FetchRequest, decode_request
 from protocols.errors import NotHeldError
+from protocols.tensors.blocks import FetchRequest, decode_request
 from synapsed.models import model_manifest
 from synapsed.net import Net, Stream
 from synapsed.store import HeldFile, Runs, Store

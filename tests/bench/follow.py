@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from protocols.effects import Send
-from protocols.entries import encode_entry
-from protocols.follow import Alarm, Follower, Learnt, PeerUp, Received, Start
-from protocols.ledger_signing import batch
+from protocols.follow.follower import Alarm, Follower, Learnt, PeerUp, Received, Start
+from protocols.ledger.entries import encode_entry
+from protocols.ledger.signing import batch
 from synapsed.keys import Identity, verify
 from tests.ledger_world import NETWORK, Branch, at
 

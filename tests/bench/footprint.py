@@ -27,7 +27,7 @@ from simnet.scenario import NobodyDied, Promise, Scenario, Start
 from simnet.world import World, open_world
 from synapsed.control.client import Client
 from synapsed.control.models import Peers
-from synapsed.lock import holder
+from synapsed.process.lock import holder
 
 REACH = {"start_ratio": "<= 2", "rss_ratio": "<= 1.5", "idle_cpu": "<= 0.03"}
 

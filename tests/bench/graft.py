@@ -4,7 +4,7 @@ So that modules which are wrong, or dear, in some way that we know can be made o
 whatever language it was written in.
 """
 
-from protocols.slot_abi import Slot
+from protocols.slots.abi import Slot
 from synapsed.authoring.layout import Place, places
 from synapsed.authoring.sample import answered
 from synapsed.authoring.tidy import MAGIC, leb, section, sections, unsigned

@@ -1,7 +1,7 @@
 """One real daemon under everything bad that can be sent to it: does it live, and does it stall?
 
-The daemon measures its own stalls (synapsed/looplag.py) and its memory; nothing is taken from
-our side's clock.
+The daemon measures its own stalls (synapsed/process/looplag.py) and its memory; nothing is
+taken from our side's clock.
 """
 
 import random

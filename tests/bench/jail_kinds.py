@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 from wasmtime import wat2wasm
 
-from protocols.slot_abi import Limits
-from protocols.wasm_module import MAGIC
+from protocols.slots.abi import Limits
+from protocols.slots.wasm_module import MAGIC
 from tests import wasm_kit as kit
 from tests.jail_kit import ADDER, TOY
 

@@ -17,8 +17,8 @@ from typing import ClassVar
 import trio
 
 from protocols.draw import Draw
-from protocols.slot_abi import Batch
-from protocols.wasm_module import ModuleLimits, ModuleRefusedError
+from protocols.slots.abi import Batch
+from protocols.slots.wasm_module import ModuleLimits, ModuleRefusedError
 from synapsed.jail import compiling, spawn
 from synapsed.jail.errors import JailDiedError, JailSlowError, ModuleTrapError
 from synapsed.jail.jail import Jail

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from protocols.codec import Message, encode
 from protocols.learn.claims import Claim, Endorsement, Input, Made, Record, Round
 from protocols.learn.messages import Acked, Push, Records
-from protocols.tensorblock import SUBTILE
+from protocols.tensors.tensorblock import SUBTILE
 from synapsed.net.frames import varint_frame
 from synapsed.training.exchange import PROTOCOL, SIZE_BYTES, Want
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import trio
 
-from protocols.blocks import PROTOCOL
 from protocols.peerid import parse_peer_id
+from protocols.tensors.blocks import PROTOCOL
 from synapsed.keys import Identity
 from synapsed.models import import_model, remove_model
 from synapsed.net import MemoryTable, Net, NetSettings, PeerBook, Stream, open_net

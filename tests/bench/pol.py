@@ -29,9 +29,9 @@ import torch
 import trio
 from safetensors.torch import load_file, save_file
 
-from protocols.entries import Interval, Outcome, Verdict
 from protocols.learn.proof import holds, nanonats, overfits
-from protocols.ledger_training import seed_of
+from protocols.ledger.entries import Interval, Outcome, Verdict
+from protocols.ledger.training import seed_of
 from synapsed.compute.compute import Compute, ComputeSettings
 from synapsed.computeworker.newmodel import CONFIGS, published
 from synapsed.training.scoring import CHILD, PARENT, Pair, Text, compare

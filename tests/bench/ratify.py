@@ -25,13 +25,15 @@ from typing import Any
 import msgspec
 import trio
 
-from protocols.entries import Note
-from protocols.followchain import Advanced
-from protocols.ledger_signing import submit
+from protocols.follow.chain import Advanced
+from protocols.ledger.entries import Note
+from protocols.ledger.signing import submit
 from protocols.realm import Realm
 from simnet.checks import quantile
 from synapsed import __main__ as daemon
-from synapsed import configload, genesis, keys, paths
+from synapsed import keys, paths
+from synapsed.config import load as configload
+from synapsed.ledger import genesis
 from synapsed.node import run_node
 from synapsed.parts import Parts
 from tests.bench.peers import FORK, scratch

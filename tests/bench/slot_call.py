@@ -17,9 +17,9 @@ import msgspec
 import trio
 
 from protocols.draw import Draw
-from protocols.slot_abi import WASM_PAGE, WORD, Batch, Slot
-from protocols.slot_peer_scoring import SLOT
-from protocols.wasm_module import ModuleLimits
+from protocols.slots.abi import WASM_PAGE, WORD, Batch, Slot
+from protocols.slots.peer_scoring import SLOT
+from protocols.slots.wasm_module import ModuleLimits
 from synapsed.jail.jail import Jail
 
 REACH = {"vs_python": ">= 6", "vs_inline": "<= 2.2"}

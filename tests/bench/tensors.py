@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from protocols.safetensors_header import make_safetensors_header
-from protocols.tensorblock import (
+from protocols.tensors.safetensors_header import make_safetensors_header
+from protocols.tensors.tensorblock import (
     BlockTree,
     Layout,
     file_root,

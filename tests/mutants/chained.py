@@ -3,7 +3,7 @@
 from tests.mutants.catchers import NamedTests
 from tests.mutants.mutant import Change, Mutant
 
-FILE = "protocols/chain.py"
+FILE = "protocols/ledger/chain.py"
 TESTS = "tests/test_chain.py"
 
 MUTANTS = (

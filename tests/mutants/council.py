@@ -3,7 +3,7 @@
 from tests.mutants.catchers import NamedTests
 from tests.mutants.mutant import Change, Mutant
 
-FILE = "protocols/council.py"
+FILE = "protocols/ledger/council.py"
 
 
 def _mutant(name: str, drops: str, old: str, new: str, *nodes: str) -> Mutant:

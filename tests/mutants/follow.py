@@ -3,10 +3,10 @@
 from tests.mutants.catchers import Catcher, Family, NamedTests
 from tests.mutants.mutant import Change, Mutant
 
-CHAIN = "protocols/followchain.py"
-INSTALL = "protocols/followinstall.py"
-POOL = "protocols/pool.py"
-PROOF = "protocols/proof.py"
+CHAIN = "protocols/follow/chain.py"
+INSTALL = "protocols/follow/install.py"
+POOL = "protocols/council/pool.py"
+PROOF = "protocols/ledger/proof.py"
 DRIVER = "synapsed/driver.py"
 
 

@@ -3,16 +3,16 @@
 from tests.mutants.catchers import NamedTests
 from tests.mutants.mutant import Change, Mutant
 
-CHANGES = "protocols/ledger_changes.py"
-ELECTION = "protocols/election.py"
-LEDGER = "protocols/ledger.py"
-PARAMS = "protocols/params.py"
-QUOTA = "protocols/quota.py"
-STATE = "protocols/ledger_state.py"
-SUBMISSIONS = "protocols/ledger_submissions.py"
-SYSTEM = "protocols/ledger_system.py"
-VOTES = "protocols/ledger_votes.py"
-VOTING = "protocols/voting.py"
+CHANGES = "protocols/ledger/possible.py"
+ELECTION = "protocols/ledger/election.py"
+LEDGER = "protocols/ledger/fold.py"
+PARAMS = "protocols/ledger/params.py"
+QUOTA = "protocols/ledger/quota.py"
+STATE = "protocols/ledger/state.py"
+SUBMISSIONS = "protocols/ledger/submissions.py"
+SYSTEM = "protocols/ledger/system.py"
+VOTES = "protocols/ledger/votes.py"
+VOTING = "protocols/ledger/voting.py"
 
 
 def _mutant(name: str, drops: str, file: str, old: str, new: str, *areas: str) -> Mutant:

@@ -6,15 +6,15 @@ Dropping a rule takes as many changes as there are places that keep it.
 from tests.mutants.catchers import Catcher, Family, NamedTests
 from tests.mutants.mutant import Change, Mutant
 
-CORE = "protocols/raftcore.py"
-LEADER = "protocols/raftleader.py"
-LOG = "protocols/raftlog.py"
-MEMBER = "protocols/raftmember.py"
-STATE = "protocols/raftstate.py"
-TERMS = "protocols/raftterms.py"
-PACE = "protocols/pacemaker.py"
-GUILT = "protocols/raftguilt.py"
-COUNCIL = "protocols/council.py"
+CORE = "protocols/raft/core.py"
+LEADER = "protocols/raft/leader.py"
+LOG = "protocols/raft/log.py"
+MEMBER = "protocols/raft/member.py"
+STATE = "protocols/raft/state.py"
+TERMS = "protocols/raft/terms.py"
+PACE = "protocols/raft/pacemaker.py"
+GUILT = "protocols/raft/guilt.py"
+COUNCIL = "protocols/ledger/council.py"
 
 
 def families(*names: str) -> tuple[Catcher, ...]:

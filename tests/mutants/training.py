@@ -5,7 +5,7 @@ from tests.mutants.mutant import Change, Mutant
 
 EVIDENCE = "protocols/learn/evidence.py"
 PROOF = "protocols/learn/proof.py"
-TRAINING = "protocols/ledger_training.py"
+TRAINING = "protocols/ledger/training.py"
 
 
 def _mutant(name: str, drops: str, file: str, old: str, new: str, area: str) -> Mutant:

@@ -3,9 +3,9 @@
 from tests.mutants.catchers import NamedTests
 from tests.mutants.mutant import Change, Mutant
 
-ENTRIES = "protocols/ledger_upgrades.py"
-ROLLOUT = "protocols/rollout.py"
-SUBMISSIONS = "protocols/ledger_submissions.py"
+ENTRIES = "protocols/ledger/upgrades.py"
+ROLLOUT = "protocols/ledger/rollout.py"
+SUBMISSIONS = "protocols/ledger/submissions.py"
 
 
 def _mutant(name: str, drops: str, file: str, old: str, new: str, area: str) -> Mutant:
@@ -68,7 +68,7 @@ RECORD_MUTANTS = (
     _mutant(
         "council-code-replaceable",
         "consensus, identity, cryptography and council code are never replaced",
-        "protocols/ledger_changes.py",
+        "protocols/ledger/possible.py",
         "    if protected(change.slot):",
         "    if not change.slot:",
         "proposals",

@@ -10,16 +10,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from protocols.announcement import PAYLOAD_TYPE, USE, announcement_id, kind_of_body
 from protocols.cid import cid_of, cid_text
 from protocols.codec import encode
 from protocols.envelope import domain, seal
-from protocols.heartbeat import PAYLOAD_TYPE as HEARTBEAT_TYPE
-from protocols.heartbeat import USE as HEARTBEAT_USE
-from protocols.heartbeat import Counters, Heartbeat, pack_batch
+from protocols.gossip.announcement import PAYLOAD_TYPE, USE, announcement_id, kind_of_body
+from protocols.gossip.heartbeat import PAYLOAD_TYPE as HEARTBEAT_TYPE
+from protocols.gossip.heartbeat import USE as HEARTBEAT_USE
+from protocols.gossip.heartbeat import Counters, Heartbeat, pack_batch
+from protocols.gossip.reconcile import Reconciler, Turn
 from protocols.packing import pack
 from protocols.peerid import peer_id_text
-from protocols.reconcile import Reconciler, Turn
 from protocols.rendezvous import MAX_WEIGHT, cost, rank
 from tests.gossip_kit import NETWORK, NOW_MS, announce, bodies, identity, sealed, shard
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from protocols.slot_peer_scoring import SLOT
+from protocols.slots.peer_scoring import SLOT
 from synapsed.authoring.build import Built, build
 from synapsed.jail.jail import Jail
 

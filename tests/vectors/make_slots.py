@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from protocols.draw import Draw
-from protocols.slot_abi import Batch, Slot
-from protocols.slots import SLOTS
+from protocols.slots.abi import Batch, Slot
+from protocols.slots.closed_list import SLOTS
 
 FILE = Path(__file__).parent / "slots.json"
 ROWS = (0, 1, 2, 5, 13)

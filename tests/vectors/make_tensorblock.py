@@ -8,8 +8,8 @@ The bytes of a file are its `prefix` (hex), then byte i of the rest is i mod 251
 import json
 from pathlib import Path
 
-from protocols.safetensors_header import make_safetensors_header
-from protocols.tensorblock import (
+from protocols.tensors.safetensors_header import make_safetensors_header
+from protocols.tensors.tensorblock import (
     SUBTILE,
     TILE,
     BlockTree,

@@ -1,0 +1,1 @@
+"""What everybody tells everybody: announcements, heartbeats, and what peers are worth."""

@@ -1,0 +1,1 @@
+"""Tensors as bytes that prove themselves: TensorBlocks, hash trees, safetensors headers."""

@@ -1,0 +1,1 @@
+"""Who fetches which tiles from whom, and who keeps copies of what."""

@@ -1,0 +1,1 @@
+"""What is told to everybody, performed: announcements and heartbeats on real streams."""

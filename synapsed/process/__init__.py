@@ -1,0 +1,1 @@
+"""The daemon as a process: its lock, logs, events, signals, clean stop and supervision."""
