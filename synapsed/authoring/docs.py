@@ -136,7 +136,7 @@ def _slot(slot: Slot) -> Iterator[str]:
     yield f"## {slot.name}"
     yield ""
     yield f"{slot.text} ABI {slot.abi}; a proposal to replace it is of {slot.risk.word} risk."
-    yield f"The daemon's own implementation is in `protocols/slot_{slot.name}.py`."
+    yield f"The daemon's own implementation is in `protocols/slots/{slot.name}.py`."
     yield ""
     better = "more" if slot.goal.higher_is_better else "less"
     yield f"What it is measured by where it runs: **{slot.goal.name}** ({slot.goal.unit}; {better}"
