@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -74,7 +75,8 @@ class Child:
     async def ended(self) -> None:
         """Wait until it is gone."""
         if self.status is None:
-            await trio.lowlevel.wait_readable(self._pidfd)
+            with suppress(trio.ClosedResourceError):  # somebody else has reaped it meanwhile
+                await trio.lowlevel.wait_readable(self._pidfd)
             self.reap()
 
     def spent(self) -> float:
@@ -101,12 +103,15 @@ class Child:
         self.status = os.waitstatus_to_exitcode(status)
         self.peak = usage.ru_maxrss << 10
         self.cpu_s = usage.ru_utime + usage.ru_stime
+        trio.lowlevel.notify_closing(self._pidfd)  # another task may wait for the same end
         os.close(self._pidfd)
 
     def story(self) -> str:
         """How it ended."""
-        words = os.pread(self._words, MAX_LAST_WORDS, 0).decode(errors="replace").strip()
         status = self.status
+        words = ""
+        if self._words >= 0:
+            words = os.pread(self._words, MAX_LAST_WORDS, 0).decode(errors="replace").strip()
         if status is not None and status < 0:
             how = f"ended by {signal.Signals(-status).name}"
         else:
@@ -114,8 +119,10 @@ class Child:
         return f"{how}: {words}" if words else how
 
     def close(self) -> None:
-        """Forget it, after its end."""
-        os.close(self._words)
+        """Forget it, after its end; more than once does no harm."""
+        if self._words >= 0:
+            os.close(self._words)
+            self._words = -1
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
