@@ -15,9 +15,10 @@ from typing import Any
 import numpy
 import trio
 
-from protocols.learn.plan import Phase, Plan
+from protocols.plan import Phase, Plan
 from protocols.tensors.safetensors_header import make_safetensors_header
-from synapsed.compute.compute import Compute, ComputeSettings
+from synapsed.compute.compute import Compute
+from synapsed.compute.keeper import ComputeSettings
 
 TEXT = (
     b"It was the best of times, it was the worst of times, it was the age of wisdom, it was the "

@@ -261,6 +261,16 @@ def test_texts_are_read_in_order_and_windows_counted(tmp_path: Path) -> None:
         load_text(str(tmp_path / "none"), ByteTokens())
 
 
+def test_what_is_no_text_is_not_learned_from(tmp_path: Path) -> None:
+    """Whoever names a picture by a slip would teach everybody noise; a judge reads what it is."""
+    (tmp_path / "holiday.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with pytest.raises(BadDataError, match=r"holiday.txt is no text"):
+        load_text(str(tmp_path), ByteTokens(), to_learn=True)
+    assert load_text(str(tmp_path), ByteTokens()).numel() == 16
+    (tmp_path / "holiday.txt").write_text("Großes Glück")
+    assert load_text(str(tmp_path), ByteTokens(), to_learn=True).numel() == 14
+
+
 def _empty(tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     return tmp_path / "empty"

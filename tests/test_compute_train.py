@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import torch
 
-from protocols.learn.plan import Phase, Plan
+from protocols.plan import Phase, Plan
 from synapsed.compute import wire
 from synapsed.compute.errors import (
     BadDataError,
@@ -326,7 +326,8 @@ def test_inputs_that_are_no_deltas_are_as_if_they_were_not_there(tmp_path: Path)
         primary.round(3, [junk])
 
 
-def test_a_primary_whose_outer_state_was_cut_off_begins_without(tmp_path: Path) -> None:
+def test_a_round_is_not_made_from_an_outer_state_that_was_cut_off(tmp_path: Path) -> None:
+    """Whoever begins from nothing must say so, by giving none."""
     files = small_moe(tmp_path / "m")
     learner, primary = Learner(tmp_path, files), Primary(tmp_path / "r", files)
     learner.train(2)
@@ -341,9 +342,10 @@ def test_a_primary_whose_outer_state_was_cut_off_begins_without(tmp_path: Path) 
     fresh = primary.round(3, deltas)
     for cut_off in (b"", whole[:100]):
         Path(states[0]).write_bytes(cut_off)
-        primary.states, primary.versions = states, dict(versions)
-        again = primary.round(3, deltas)[0]
-        assert again.result.digest == fresh[0].result.digest != kept[0].result.digest
+        primary.states, primary.versions = dict(states), dict(versions)
+        with pytest.raises(BadModelError):
+            primary.round(3, deltas)
+    assert fresh[0].result.digest != kept[0].result.digest
 
 
 def test_an_outer_state_without_momentum_is_half_as_large_and_as_good(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from synapsed.compute import compute as compute_module
-from synapsed.compute import wire
-from synapsed.compute.compute import Compute, ComputeSettings
+from synapsed.compute import keeper, watchdog, wire
+from synapsed.compute.compute import Compute
 from synapsed.compute.errors import (
     BadHeadError,
     BadModelError,
@@ -27,6 +27,8 @@ from synapsed.compute.errors import (
     UnknownKindError,
     UnloadedError,
 )
+from synapsed.compute.keeper import ComputeSettings
+from synapsed.compute.worker import Worker
 from tests.compute_kit import (
     PLAN,
     Files,
@@ -47,6 +49,40 @@ LOCAL = PLAN.phases[-1]
 async def _fresh(compute: Compute, folder: Path) -> Files:
     await compute.new_model("tiny-moe", folder, seed=7)
     return files_of(folder)
+
+
+class HangingWorker:
+    """Says that it is ready, and then what a test has it say; its process is another one's."""
+
+    def __init__(self, listener: Any, *, beats: bool, still_s: float = 0.0) -> None:
+        self._listener = listener
+        self._beats = beats
+        self._still_s = still_s
+        self.beaten = trio.Event()
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    async def run(self, *, times: int = 1) -> None:
+        for _ in range(times):
+            stream, _ = await self._listener.accept()
+            self.processes.append(subprocess.Popen(["sleep", "1000"]))
+            with stream:
+                await stream.send(wire.frame(wire.Ready(self.processes[-1].pid)))
+                await self._hang(stream)
+
+    async def _hang(self, stream: Any) -> None:
+        data, beats = bytearray(), 0
+        while part := await stream.recv(1 << 16):
+            data += part
+            while len(data) >= 4 and len(data) >= 4 + (size := wire.HEAD.unpack_from(data)[0]):
+                request = wire.requests.decode(bytes(data[4 : 4 + size]))
+                del data[: 4 + size]
+                if isinstance(request, wire.Settings):
+                    await stream.send(wire.frame(wire.Done(request.number)))
+                elif isinstance(request, wire.Beat) and self._beats:
+                    await stream.send(wire.frame(wire.Alive(request.number, self._still_s)))
+                    beats += 1
+                    if beats > 2 * watchdog.MISSED:
+                        self.beaten.set()
 
 
 def _ended(pid: int) -> bool:
@@ -189,7 +225,7 @@ async def test_a_worker_that_stands_still_is_killed_by_pause(tmp_path: Path) -> 
 async def test_a_dead_worker_is_replaced_and_one_that_dies_again_and_again_rests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compute_module, "RESTS_S", (0.0, 600.0))
+    monkeypatch.setattr(keeper, "RESTS_S", (0.0, 600.0))
     text = text_file(tmp_path)
     events: list[tuple[str, dict[str, Any]]] = []
     async with computing(events) as compute:
@@ -277,7 +313,7 @@ async def test_more_than_the_limit_is_refused_and_the_worker_lives(tmp_path: Pat
 
 
 async def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(keeper, "find_spec", lambda name: None)
     async with computing() as compute:
         with pytest.raises(NotInstalledError, match="torch") as caught:
             await compute.new_model("tiny-moe", Path("/nowhere"), 1)
@@ -313,10 +349,115 @@ async def test_a_worker_that_speaks_nonsense_is_ended(tmp_path: Path) -> None:
     listener.close()
 
 
+async def _listening(path: Path) -> Any:
+    listener = trio.socket.socket(trio.socket.AF_UNIX)
+    await listener.bind(str(path))
+    listener.listen()
+    return listener
+
+
+async def _trains_in_vain(compute: Compute) -> DiedError:
+    with pytest.raises(DiedError) as caught, trio.fail_after(60):
+        await compute.train(TRAINING, 1, LOCAL)
+    return caught.value
+
+
+@pytest.mark.parametrize("beats", [False, True])
+async def test_a_worker_that_hangs_is_killed_and_the_next_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beats: bool
+) -> None:
+    """As a whole, or (a card that was lost) in the midst of a piece of work."""
+    monkeypatch.setattr(watchdog, "BEAT_S", 0.02)
+    monkeypatch.setattr(keeper, "RESTS_S", (0.0,))
+    listener = await _listening(tmp_path / "s")
+    hanging = HangingWorker(listener, beats=beats, still_s=watchdog.STUCK_S + 60)
+    events: list[tuple[str, dict[str, Any]]] = []
+    async with computing(events, server=tmp_path / "s") as compute, trio.open_nursery() as nursery:
+        nursery.start_soon(partial(hanging.run, times=2))
+        for count in range(1, 3):
+            error = await _trains_in_vain(compute)
+            assert "hangs" in error.message
+            assert ("31 minutes" if beats else "not answered") in error.message
+            with trio.fail_after(60):
+                while sum(kind == "compute.died" for kind, _ in events) < count:
+                    await trio.sleep(0.01)
+        assert [process.wait() for process in hanging.processes] == [-signal.SIGKILL] * 2
+        assert [fields["hung"] for kind, fields in events if kind == "compute.died"] == [True] * 2
+        assert "it hung" in compute.status().last_death
+    listener.close()
+
+
+async def test_a_long_step_is_no_hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers beats, and what is under way moves: so it may take as long as it takes."""
+    monkeypatch.setattr(watchdog, "BEAT_S", 0.02)
+    listener = await _listening(tmp_path / "s")
+    worker = HangingWorker(listener, beats=True)
+    # On a busy machine one beat may be missed; so many in a row are not.
+    async with computing(server=tmp_path / "s") as compute, trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run)
+        nursery.start_soon(compute.train, TRAINING, 1, LOCAL)
+        with trio.fail_after(60):
+            await worker.beaten.wait()
+        assert compute.status().state == "running"
+        assert worker.processes[0].poll() is None
+        nursery.cancel_scope.cancel()
+    worker.processes[0].kill()
+    worker.processes[0].wait()
+    listener.close()
+
+
+async def test_a_real_worker_beats_also_amid_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "BEAT_S", 0.05)
+    monkeypatch.setattr(watchdog, "MISSED", 1000)
+    text = text_file(tmp_path)
+    heard: list[float] = []
+    real = Worker._heard
+
+    def hear(worker: Worker, reply: wire.Reply) -> None:
+        if isinstance(reply, wire.Alive):
+            heard.append(reply.still_s)
+        real(worker, reply)
+
+    monkeypatch.setattr(Worker, "_heard", hear)
+    async with computing() as compute:
+        files = await _fresh(compute, tmp_path / "m")
+        await compute.load_training(TRAINING, files, {}, text, PLAN, seed=1)
+        heard.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(compute.train, TRAINING, 500, LOCAL)
+            with trio.fail_after(60):
+                while len(heard) < 5:
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert 0 < max(heard) < watchdog.STUCK_S  # something is under way, and it moves
+
+
+async def test_a_worker_that_ends_with_its_daemon_has_not_died(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A service's processes are told to end all at once, the worker as soon as the daemon."""
+    events: list[tuple[str, dict[str, Any]]] = []
+    async with computing(events) as compute:
+        await _fresh(compute, tmp_path / "m")
+        pid = compute.status().pid
+        compute.closing()
+        os.kill(pid, signal.SIGKILL)
+        with trio.fail_after(60):
+            while compute.status().state != "off":
+                await trio.sleep(0.01)
+        with pytest.raises(DiedError, match="the daemon stops"):
+            await compute.train(TRAINING, 1, LOCAL)
+    assert [kind for kind, _ in events] == ["compute.started"]
+    assert "died" not in caplog.text
+
+
 NODE = """
 import sys, trio
 from pathlib import Path
-from synapsed.compute.compute import Compute, ComputeSettings
+from synapsed.compute.compute import Compute
+from synapsed.compute.keeper import ComputeSettings
 
 async def main():
     compute = Compute(lambda kind, **fields: None, ComputeSettings(threads=1, device="cpu"))

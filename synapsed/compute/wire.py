@@ -18,7 +18,7 @@ from typing import Annotated
 import msgspec
 
 from protocols.learn.claims import MAX_INPUTS, MILLE, Digest, GroupNumber, Number, Size
-from protocols.learn.plan import MAX_CONTEXT, MAX_STEPS, Phase, Plan
+from protocols.plan import MAX_CONTEXT, MAX_STEPS, Phase, Plan
 
 HEAD = struct.Struct("<I")
 """Before each message: its length."""
@@ -75,12 +75,6 @@ class Blob(_Message, frozen=True):
     size: Size
 
 
-class StateFile(_Message, frozen=True):
-    """The outer optimiser's state after a round: large, said to nobody, so not named by a hash."""
-
-    path: Path
-
-
 class Version(_Message, frozen=True):
     """A group's values as a file (protocols/learn/partition.py); `head` is its TensorBlock root."""
 
@@ -112,6 +106,10 @@ class Stop(_Request, frozen=True, tag=3):
 
 class Look(_Request, frozen=True, tag=4):
     """How are you: answered with Seen, at once, whatever is under way."""
+
+
+class Beat(_Request, frozen=True, tag=5):
+    """Do you live: answered with Alive, at once, by the thread that does nothing else."""
 
 
 # -- requests: talk ----------------------------------------------------------------------------
@@ -429,7 +427,8 @@ class Aggregated(_Message, frozen=True, tag=110):
 
     number: Word
     result: Blob
-    state: StateFile | None
+    state: Blob | None
+    """None: there is none to keep."""
     version: Version
     shares: tuple[Annotated[int, msgspec.Meta(ge=0, le=MILLE)], ...]
     """Of the inputs, in order, in thousandths."""
@@ -475,11 +474,20 @@ class Seen(_Message, frozen=True, tag=112):
     """The longest piece of work between two points where it can stand still."""
 
 
+class Alive(_Message, frozen=True, tag=114):
+    """The answer to Beat."""
+
+    number: Word
+    still_s: Annotated[float, msgspec.Meta(ge=0)]
+    """Since that of the requests under way which is silent longest last passed the gate."""
+
+
 Request = (
     Settings
     | Cancel
     | Stop
     | Look
+    | Beat
     | NewModel
     | OpenModel
     | CloseModel
@@ -516,6 +524,7 @@ Reply = (
     | Combined
     | Compared
     | Seen
+    | Alive
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -35,6 +35,8 @@ class Worker:
         """It knows what it may use, or it never will."""
         self.gone: ComputeError | None = None
         """Why nobody is answered any more."""
+        self.hung = ""
+        """How it hung, where it was ended for that."""
         self.over = trio.Event()
         """Its process is gone, with all that it held."""
 

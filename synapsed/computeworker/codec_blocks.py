@@ -182,6 +182,18 @@ def pack_rows(codec: int, grid: Tensor, scales: Tensor, levels: Tensor | None) -
     return out
 
 
+def take_off(
+    codec: int, grid: Tensor, packed: Tensor, scales: Tensor, levels: Tensor | None
+) -> None:
+    """Take from each value what its symbol says, in place: the same bits as decoding it gives."""
+    for rows in chunks(grid):
+        if levels is None:
+            said = dequantise(codec, packed[rows], scales[rows], grid.shape[1])
+        else:
+            said = levels[rows].to(torch.float32).mul_(scales[rows, None])
+        grid[rows].sub_(said)
+
+
 def _nearest(scaled: Tensor) -> Tensor:
     """The nearest whole number, of two the even one, as two's complement in a byte: adding
     1.5 * 2^23 leaves an fp32 number no bits for a fraction."""

@@ -41,15 +41,24 @@ def decode_gaps(codec: int, gaps: Gaps, raw: Tensor, scales: Tensor, shape: Shap
 
     Raises GapsError.
     """
-    places, symbols = _read(gaps, raw)
+    places, values = read_gaps(codec, gaps, raw, scales, shape)
     if not shape.even:
         places = places + shape.filling_before(places)
+    flat = torch.zeros(len(scales) * shape.block, device=raw.device)
+    return flat.scatter_(0, places, values).view(-1, shape.block)
+
+
+def read_gaps(
+    codec: int, gaps: Gaps, raw: Tensor, scales: Tensor, shape: Shape
+) -> tuple[Tensor, Tensor]:
+    """The elements that are said, counted through all tiles without filling, int64, and their
+    values, fp32. Raises GapsError."""
+    places, symbols = _read(gaps, raw)
+    inside = places if shape.even else places + shape.filling_before(places)
     levels = LEVELS[ONE_BIT if codec == TERNARY else TOP_K]
     table = torch.tensor(levels, dtype=torch.float32, device=raw.device)
-    flat = torch.zeros(len(scales) * shape.block, device=raw.device)
-    rows = places >> shape.block.bit_length() - 1
-    flat[places] = table.index_select(0, symbols.to(torch.int32)) * scales.index_select(0, rows)
-    return flat.view(-1, shape.block)
+    rows = inside >> shape.block.bit_length() - 1
+    return places, table.index_select(0, symbols.to(torch.int32)) * scales.index_select(0, rows)
 
 
 def _write(places: Tensor, symbols: Tensor, value_bits: int, elements: int) -> bytes:

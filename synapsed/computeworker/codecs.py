@@ -7,8 +7,8 @@ operations, which IEEE 754 rounds in one way, maxima, and sums of whole numbers;
 no sum of floats, no fused multiply-add.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 import torch
 import zstandard
@@ -34,19 +34,23 @@ from protocols.learn.deltagaps import parse_gaps
 from synapsed.computeworker import codec_rank
 from synapsed.computeworker.codec_blocks import (
     NotFiniteError,
+    Scales,
     Settings,
     choose_scales,
     dequantise,
     measure,
     pack_rows,
     scales_of,
+    take_off,
 )
-from synapsed.computeworker.codec_gaps import decode_gaps, encode_gaps
+from synapsed.computeworker.codec_gaps import decode_gaps, encode_gaps, read_gaps
 from synapsed.computeworker.codec_grid import Shape
 
 __all__ = ["DEFAULT", "NotFiniteError", "Settings", "decode", "encode", "inflate", "same"]
 
 DEFAULT: Final = Settings()
+RUN: Final = 1 << 18
+"""Elements of small tiles that are encoded together: 1 MiB of fp32."""
 SPARSE: Final = 0.25
 """Ternary with fewer values than this share is tried as gaps too: above, zstd is within 1 % of the
 entropy; below, at 5 %, it needs 1.5 times as much, and gaps 1.04 times."""
@@ -68,22 +72,85 @@ def encode(
         return _encode_plain(tiles, sizes)
     if codec == LOW_RANK:
         return _encode_low_rank(tiles, sizes, widths or [0] * len(tiles), settings)
-    shape = Shape(tuple(sizes), 1 << settings.block_bits)
+    return _join_blocks(
+        codec, [_encode_run(codec, run, settings) for run in _runs(tiles)], settings
+    )
+
+
+def encode_off(name: str, tiles: Sequence[Tensor], settings: Settings = DEFAULT) -> bytes:
+    """The same as `encode`; what it says is taken off the tiles, which keep the rest. Where it
+    raises, they are of no more use."""
+    codec = NAMES.index(name)
+    if codec in (FP32, LOW_RANK, TOP_K):
+        delta = encode(name, tiles, settings)
+        said = decode(delta, [tile.numel() for tile in tiles], tiles[0].device if tiles else "cpu")
+        for tile, value in zip(tiles, said, strict=True):
+            tile.sub_(value)
+        return delta
+    parts = []
+    for run in _runs(tiles):
+        part = _encode_run(codec, run, settings)
+        take_off(codec, part.grid, part.packed, part.scales.values, part.levels)
+        for tile, rest in zip(run, part.shape.tiles(part.grid), strict=True):
+            if rest.data_ptr() != tile.data_ptr():
+                tile.copy_(rest)
+        parts.append(part)
+    return _join_blocks(codec, parts, settings)
+
+
+def _runs(tiles: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Large tiles one by one, where they lie; small ones together, copied, so that a hundred of
+    them do not cost a hundred times all calls."""
+    begin = total = 0
+    for at, tile in enumerate(tiles):
+        if at > begin and total + tile.numel() > RUN:
+            yield tiles[begin:at]
+            begin, total = at, 0
+        total += tile.numel()
+    yield tiles[begin:]
+
+
+class _Run(NamedTuple):
+    """Some tiles, encoded but for the way in which their symbols are written."""
+
+    shape: Shape
+    grid: Tensor
+    scales: Scales
+    levels: Tensor | None
+    chosen: int
+    packed: Tensor
+    """Their symbols in bytes, in rows; of top-k none."""
+
+
+def _encode_run(codec: int, tiles: Sequence[Tensor], settings: Settings) -> _Run:
+    shape = Shape(tuple(tile.numel() for tile in tiles), 1 << settings.block_bits)
     grid = shape.grid(tiles)
     measured = measure(codec, grid, shape, settings)
     scales = choose_scales(codec, measured, shape)
-    sparse = codec == TERNARY and measured.chosen < SPARSE * sum(sizes)
-    symbols, packing = b"", GAPS
-    levels = measured.levels
-    if levels is not None and (codec == TOP_K or sparse):
-        symbols = encode_gaps(codec, grid, scales.values, levels, shape)
+    packed = torch.empty(0, dtype=torch.uint8, device=grid.device)
     if codec != TOP_K:
-        raw = shape.trimmed(pack_rows(codec, grid, scales.values, levels), codec)
+        packed = pack_rows(codec, grid, scales.values, measured.levels)
+    return _Run(shape, grid, scales, measured.levels, measured.chosen, packed)
+
+
+def _join_blocks(codec: int, runs: Sequence[_Run], settings: Settings) -> bytes:
+    sizes = [size for run in runs for size in run.shape.sizes]
+    sparse = codec == TERNARY and sum(run.chosen for run in runs) < SPARSE * sum(sizes)
+    symbols, packing = b"", GAPS
+    if codec == TOP_K or sparse:
+        shape = Shape(tuple(sizes), 1 << settings.block_bits)
+        levels = [run.levels for run in runs if run.levels is not None]
+        grid = torch.cat([run.grid for run in runs]) if codec == TOP_K else runs[0].grid
+        scales = torch.cat([run.scales.values for run in runs])
+        symbols = encode_gaps(codec, grid, scales, torch.cat(levels), shape)
+    if codec != TOP_K:
+        raw = torch.cat([run.shape.trimmed(run.packed, codec) for run in runs])
         dense, flag = _pack(raw.cpu().numpy().tobytes(), settings, SYMBOLS_PACKED)
         if not sparse or len(dense) <= len(symbols):
             symbols, packing = dense, flag
-    codes, flag = _pack(scales.codes.cpu().numpy().tobytes(), settings, SCALES_PACKED)
-    table = b"".join(offset.to_bytes(2, "little") for offset in scales.offsets)
+    raw = torch.cat([run.scales.codes for run in runs])
+    codes, flag = _pack(raw.cpu().numpy().tobytes(), settings, SCALES_PACKED)
+    table = b"".join(offset.to_bytes(2, "little") for run in runs for offset in run.scales.offsets)
     choices = codec, settings.block_bits, packing | flag, 0
     return _join(choices, sizes, table, codes, symbols)
 
@@ -103,6 +170,21 @@ def decode(
     if parsed.codec == LOW_RANK:
         return codec_rank.decode_tiles(parsed, codes, symbols)
     return _decode_blocks(parsed, codes, symbols)
+
+
+def decode_sparse(
+    data: bytes | memoryview, sizes: Sequence[int], device: str | torch.device = "cpu"
+) -> tuple[Tensor, Tensor] | None:
+    """Of a delta that says but some values: which elements, counted through all tiles, and their
+    values. None for any other delta. Raises DeltaError."""
+    parsed = parse(data, sizes)
+    if not parsed.gaps:
+        return None
+    shape = Shape(parsed.tiles, parsed.block)
+    codes = _tensor(parsed.scales.content(inflate), device)
+    scales = scales_of(codes, parsed.table, shape)
+    symbols = _tensor(parsed.symbols.content(inflate), device)
+    return read_gaps(parsed.codec, parse_gaps(parsed), symbols, scales, shape)
 
 
 def same(left: bytes, right: bytes, sizes: Sequence[int]) -> bool:

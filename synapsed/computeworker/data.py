@@ -17,13 +17,15 @@ from synapsed.computeworker.tokens import ByteTokens, Tokens
 TEXTS = (".txt", ".text", ".md")
 MAX_BYTES = 4 << 30
 """Of a text that is a learner's whole data; it is held in memory."""
+LOOKED_AT = 8192
+"""Bytes of a file in which a zero byte says that it is no text, as grep has it."""
 MAX_TOKENIZED = 512 << 20
 """The same, where tokens take 8 bytes and a tokenizer reads 5 MB a second."""
 
 
-def load_text(path: str, tokens: Tokens) -> Tensor:
+def load_text(path: str, tokens: Tokens, *, to_learn: bool = False) -> Tensor:
     """The tokens of a file, or of all texts below a folder, in the order of their paths. Raises
-    BadDataError."""
+    BadDataError; `to_learn`, also for what is no text: a slip would teach everybody noise."""
     most = MAX_BYTES if isinstance(tokens, ByteTokens) else MAX_TOKENIZED
     try:
         files = _files(Path(path))
@@ -32,10 +34,13 @@ def load_text(path: str, tokens: Tokens) -> Tensor:
             raise BadDataError(
                 f"{path} has {size >> 20} MiB of text", remedy=f"{most >> 20} are read"
             )
-        text = b"\n".join(_read(file) for file in files)
+        texts = [_read(file) for file in files]
     except OSError as error:
         raise BadDataError(f"{path}: {error.strerror}", remedy="name a text file") from None
-    return tokens.encode(text)
+    for file, text in zip(files, texts, strict=True):
+        if to_learn and b"\0" in text[:LOOKED_AT]:
+            raise BadDataError(f"{file} is no text", remedy="name texts in UTF-8")
+    return tokens.encode(b"\n".join(texts))
 
 
 def _read(file: Path) -> bytes:

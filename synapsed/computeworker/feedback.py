@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from protocols.learn.plan import CodecName, Phase
+from protocols.plan import Phase
 from synapsed.computeworker import codecs
 from synapsed.computeworker.codecs import Settings
 
@@ -27,15 +27,6 @@ def settings_of(phase: Phase) -> Settings:
     if not phase.zone:
         return codecs.DEFAULT
     return Settings(block_bits=BLOCK_BITS, dead_zone=phase.zone / HUNDRED)
-
-
-def sum_codec(up: CodecName) -> CodecName:
-    """How an aggregator encodes its region's sum, where learners encode by `up`.
-
-    Without feedback, since anybody must be able to repeat it from the sum's inputs alone: so by
-    nothing that sets small values to zero, or they would be lost for good.
-    """
-    return up if up in ("fp32", "int8") else "two-bit"
 
 
 class Feedback:
@@ -53,13 +44,14 @@ class Feedback:
     def encode(
         self, codec: str, values: Sequence[Tensor], settings: Settings = codecs.DEFAULT
     ) -> bytes:
-        """The delta of `values` and of what was left; keeps what this one leaves."""
-        whole = [kept + value for kept, value in zip(self.residual, values, strict=True)]
-        delta = codecs.encode(codec, whole, settings)
-        decoded = self._decode(delta)
-        self.residual = [all_ - one for all_, one in zip(whole, decoded, strict=True)]
-        self._sent = delta
-        return delta
+        """The delta of `values` and of what was left; keeps what this one leaves.
+
+        Where it raises, what was left is of no more use.
+        """
+        for kept, value in zip(self.residual, values, strict=True):
+            kept.add_(value)
+        self._sent = codecs.encode_off(codec, self.residual, settings)
+        return self._sent
 
     def without(self, base: Sequence[Tensor]) -> list[Tensor]:
         """Where a learner goes on from: the base, moved by what it learned and did not send yet.

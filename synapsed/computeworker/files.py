@@ -141,6 +141,22 @@ def read(path: str, most: int) -> bytes:
         raise disk_error(path, error) from error
 
 
+def read_own(path: str, most: int) -> bytearray:
+    """The same as memory of ours, which may be written to. Raises DiskError."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise DiskError(f"{path} has more than {most} bytes")
+            own = bytearray(size)
+            at = 0
+            while at < size and (got := file.readinto(memoryview(own)[at:])):
+                at += got
+            return own if at == size else own[:at]
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
 def write_blob(folder: str, parts: Sequence[bytes | memoryview]) -> wire.Blob:
     """A file named by the sha256 of its bytes."""
     digest = hashlib.sha256()

@@ -22,11 +22,15 @@ class CancelledError(Exception):
 class Task:
     """What a lane does for one request."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.cancelled = False
+        self.seen: float | None = None
+        """When it last gave a sign of life, by `clock`; None before it began."""
 
     def check(self) -> None:
-        """Raise CancelledError if nobody waits for it any more."""
+        """Live on. Raise CancelledError if nobody waits for it any more."""
+        self.seen = self._clock()
         if self.cancelled:
             raise CancelledError
 

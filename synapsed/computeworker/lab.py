@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from protocols.learn.delta import DeltaError
 from protocols.learn.partition import Group
-from protocols.learn.plan import MILLE, MILLION, Plan
+from protocols.plan import MILLE, MILLION, Phase, Plan
 from synapsed.compute import wire
 from synapsed.computeworker import codecs, newmodel, outer, robust
 from synapsed.computeworker.adamw import Inner
@@ -28,6 +28,7 @@ from synapsed.computeworker.files import ModelFiles
 from synapsed.computeworker.groups import cut, values_of_model
 from synapsed.computeworker.mapped import config_of
 from synapsed.computeworker.outer import Outer
+from synapsed.computeworker.sums import summed
 from synapsed.computeworker.trainable import Spot, spots, trainable
 
 HELD = 10
@@ -130,10 +131,26 @@ class Sent(NamedTuple):
     deltas: list[bytes]
     result: bytes
     shares: list[int]
+    """Of what the primary got: each delta, or each region's sum."""
+    sums: tuple[bytes, ...] = ()
+
+
+class Region:
+    """An aggregator: learners' deltas become one."""
+
+    def __init__(self) -> None:
+        self._left: Values | None = None
+
+    def sum(self, inputs: Sequence[Values], phase: Phase) -> bytes:
+        """What it passes on; what that leaves out comes with the next one."""
+        made = summed(inputs, [1] * len(inputs), self._left, phase)
+        self._left = codecs.decode(made.left, [value.numel() for value in inputs[0]])
+        return made.delta
 
 
 class Lab:
-    """N learners and their primary; the model is one group."""
+    """N learners and their primary, straight or through regions' aggregators; the model is one
+    group."""
 
     def __init__(
         self,
@@ -145,7 +162,9 @@ class Lab:
         rule: robust.Rule = robust.DEFAULT,
         lies: Mapping[int, Lie] | None = None,
         kind: str = "tiny-moe",
+        regions: int = 0,
     ) -> None:
+        """`regions`: among so many aggregators the learners are dealt out; 0: there are none."""
         device = Device("cpu", 0, 1)
         self.plan = plan
         self.text = text
@@ -156,9 +175,12 @@ class Lab:
         self.sizes = self.learners[0].copy.sizes
         self.round = 0
         self.step = 0
+        if regions and learners % regions:
+            raise ValueError(f"{learners} learners in {regions} regions alike")
         self._outer = Outer.start(self.sizes)
         self._rule: robust.Rule = rule
         self._lies = lies or {}
+        self._regions = [Region() for _ in range(regions)]
 
     @property
     def parameters(self) -> int:
@@ -174,18 +196,31 @@ class Lab:
         """All learners' local steps, the aggregate of what they sent, and what everybody adds."""
         phase = self.plan.phase_of(self.round)
         deltas = [self._learn(number, one) for number, one in enumerate(self.learners)]
+        sums = self._summed(deltas, phase)
+        good = self._decoded(sums or deltas)
+        counts = [len(self.learners) // len(sums)] * len(good) if sums else None
+        found = robust.aggregate(good, counts, rule=self._rule)
+        result = self._outer.step(self.plan, self.round, found.mean, self.base)
+        self.base = outer.apply(self.base, result)
+        self.round += 1
+        self.step += phase.steps
+        return Sent(phase.steps, deltas, result, found.shares, tuple(sums))
+
+    def _summed(self, deltas: Sequence[bytes], phase: Phase) -> list[bytes]:
+        count = len(self._regions)
+        return [
+            region.sum(self._decoded(deltas[number::count]), phase)
+            for number, region in enumerate(self._regions)
+        ]
+
+    def _decoded(self, deltas: Sequence[bytes]) -> list[Values]:
         good: list[Values] = []
         for delta in deltas:
             try:
                 good.append(codecs.decode(delta, self.sizes))
             except DeltaError:
                 continue  # refused, as by any primary
-        found = robust.aggregate(good, rule=self._rule)
-        result = self._outer.step(self.plan, self.round, found.mean, self.base)
-        self.base = outer.apply(self.base, result)
-        self.round += 1
-        self.step += phase.steps
-        return Sent(phase.steps, deltas, result, found.shares)
+        return good
 
     def _learn(self, number: int, one: Learner) -> bytes:
         phase = self.plan.phase_of(self.round)

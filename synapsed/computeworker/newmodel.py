@@ -49,7 +49,7 @@ def new_model(kind: str, folder: str, seed: int) -> None:
     make = CONFIGS.get(kind)
     if make is None:
         raise UnknownKindError(
-            f"a new model of the kind {kind[:32]!r}", remedy=f"known are {', '.join(CONFIGS)}"
+            f"there is no kind of new model {kind[:32]!r}", remedy=f"known are {', '.join(CONFIGS)}"
         )
     config = make()
     with torch.random.fork_rng(devices=[]):

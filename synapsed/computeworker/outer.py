@@ -6,33 +6,35 @@
 where g is the aggregate of pseudo-gradients (base - local). With one inner step a round the g are
 gradients, and AdamW runs here instead (Kingma & Ba 2015; Loshchilov & Hutter 2019).
 
-Only results are authoritative: a result is a delta like any other and everybody adds its decoded
+Results are authoritative: a result is a delta like any other and everybody adds its decoded
 values, exactly. The state behind it (v, AdamW's moments, what results left out) is a pure function
-of the group's committed chain: of each round's inputs, in their order, and the plan. Whoever has a
-round's inputs could compute the same state and the same bytes of the result; the replicas do not do
-so yet, and endorse what their primary made. A successor starts from nothing, which is allowed: the
-next rounds lose some momentum and what the results had left out, no round is wrong.
+of the group's committed chain: of each round's inputs, in their order, and the plan. So each of a
+group's three replicas makes every round itself, from its own copies, and signs only what came out
+to the bit; and each has the state, which a round names by its sha256, when the primary is gone. A
+primary that has it not, and finds nobody who has, starts from nothing, and says so: the next
+rounds lose some momentum and what the results had left out, no round is wrong.
 
 For that, only single elementwise operations are used here: nothing that a library may fuse or add
 in another order, so that a CPU and a GPU agree to the bit.
 """
 
-import json
 import math
+import struct
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
-from protocols.learn.plan import MILLE, Plan
-from synapsed.computeworker import codecs
+from protocols.plan import MILLE, Plan
+from synapsed.computeworker.decoded import Decoded
 from synapsed.computeworker.feedback import Feedback, settings_of
 
 BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-8
 """AdamW's, at learners and at the primary alike. 0.99 instead of 0.999: runs here have some
 hundred steps between changes of everything."""
-ABOUT = "about"
+MAGIC = b"SYNOUTR1"
+_HEAD = struct.Struct("<8sQIII")
 
 
 class Outer:
@@ -79,13 +81,9 @@ class Outer:
             self.second, self.steps = [], 0
         rate, momentum = plan.outer_rate / MILLE, plan.outer_momentum / MILLE
         update = []
-        for at, g in enumerate(mean):
-            v = self.velocity[at] * momentum
-            v = v + g
-            self.velocity[at] = v
-            ahead = v * momentum
-            ahead = ahead + g
-            update.append(ahead * -rate)
+        for v, g in zip(self.velocity, mean, strict=True):
+            v.mul_(momentum).add_(g)
+            update.append((v * momentum).add_(g).mul_(-rate))
         return update
 
     def _adamw(
@@ -111,28 +109,51 @@ class Outer:
             update.append(move * -rate)
         return update
 
+    def parts(self) -> list[bytes | memoryview]:
+        """Its bytes, the same on every machine, since they are named by their hash:
+
+            magic (8)  steps (8)  tiles of velocity, second, left (4 each)  elements (8 each)
+            their values, fp32
+
+        Numbers are little-endian.
+        """
+        kinds = (self.velocity, self.second, self.left.residual)
+        tiles = [tile for kind in kinds for tile in kind]
+        head = _HEAD.pack(MAGIC, self.steps, *(len(kind) for kind in kinds))
+        sizes = struct.pack(f"<{len(tiles)}Q", *(tile.numel() for tile in tiles))
+        return [head, sizes, *(_bytes_of(tile) for tile in tiles)]
+
     def save(self) -> bytes:
-        """As a safetensors file: what a replica keeps beside the version."""
-        tensors = {f"velocity.{at}": tile.cpu() for at, tile in enumerate(self.velocity)}
-        tensors |= {f"second.{at}": tile.cpu() for at, tile in enumerate(self.second)}
-        tensors |= {f"left.{at}": tile.cpu() for at, tile in enumerate(self.left.residual)}
-        return save(tensors, {ABOUT: json.dumps({"steps": self.steps})})
+        """The same in one piece."""
+        return b"".join(self.parts())
 
     @classmethod
-    def load(cls, data: bytes, device: str | torch.device = "cpu") -> "Outer":
-        """What `save` wrote, on this replica's own disk."""
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        steps = json.loads(header["__metadata__"][ABOUT])["steps"]
-        tensors = load(data)
+    def load(cls, data: bytes | bytearray, device: str | torch.device = "cpu") -> "Outer":
+        """What `parts` wrote; a bytearray becomes its memory. Raises ValueError."""
+        if len(data) < _HEAD.size or data[: len(MAGIC)] != MAGIC:
+            raise ValueError("no state of an outer optimiser")
+        steps: int
+        counts: list[int]
+        _, steps, *counts = _HEAD.unpack_from(data)
+        at = _HEAD.size + 8 * sum(counts)
+        if len(data) < at:
+            raise ValueError("a state that is cut off")
+        sizes = struct.unpack_from(f"<{sum(counts)}Q", data, _HEAD.size)
+        if len(data) != at + 4 * sum(sizes):
+            raise ValueError("a state of another size than it says")
+        own = data if isinstance(data, bytearray) else bytearray(data)
+        values = torch.frombuffer(own, dtype=torch.float32, offset=at)
+        tiles = [tile.to(device) for tile in torch.split(values, list(sizes))] if sizes else []
+        velocity, second = tiles[: counts[0]], tiles[counts[0] : counts[0] + counts[1]]
+        return cls(velocity, second, Feedback(tiles[counts[0] + counts[1] :]), steps)
 
-        def those(name: str) -> list[Tensor]:
-            count = sum(key.startswith(name + ".") for key in tensors)
-            return [tensors[f"{name}.{at}"].to(device) for at in range(count)]
 
-        return cls(those("velocity"), those("second"), Feedback(those("left")), steps)
+def _bytes_of(tile: Tensor) -> memoryview:
+    values: Any = tile.cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return memoryview(values)
 
 
 def apply(base: Sequence[Tensor], result: bytes) -> list[Tensor]:
     """The version after: w + decoded value, one exact product and one rounded sum for each."""
-    values = codecs.decode(result, [tile.numel() for tile in base], base[0].device)
-    return [w + value for w, value in zip(base, values, strict=True)]
+    said = Decoded.read(result, [tile.numel() for tile in base], base[0].device)
+    return [said.added(at, w) for at, w in enumerate(base)]

@@ -14,13 +14,17 @@ measured: docs/learning-measurements.md.
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import starmap
+from itertools import combinations
 from statistics import median
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from synapsed.computeworker.decoded import Decoded, Entries, decoded
+
+Given = Sequence[Tensor] | Decoded
+"""One input: its decoded fp32 tiles, or those of a delta that says but some values."""
 Rule = Literal["mean", "clip", "agree", "centred", "trimmed"]
 """
 mean      what everybody else does; one liar decides
@@ -40,13 +44,15 @@ TO_WHOLE = 1.5 * 2.0**23
 """Added to an fp32 number it leaves no bits for a fraction: the nearest whole one is kept."""
 MOST_POWER = 126
 PIECE, PIECE_CARD = 1 << 16, 1 << 22
-"""Elements of a tile that are worked on at a time."""
+"""Elements of a tile that are worked on at a time; powers of two."""
 AGREE = 0.35
 """A delta stays if its agreement with the others is this share of the usual one, or more. Measured:
 docs/learning-measurements.md."""
 TRIMMED = 5
 """One of so many is cut off at either end of a trimmed mean, and at least one."""
 CENTRED_STEPS = 3
+FEW = 16
+"""Inputs, up to which scalar products of few values are taken value by value, pair by pair."""
 
 
 class Aggregate(NamedTuple):
@@ -59,9 +65,9 @@ class Aggregate(NamedTuple):
 
 
 def aggregate(
-    inputs: Sequence[Sequence[Tensor]], counts: Sequence[int] | None = None, rule: Rule = DEFAULT
+    inputs: Sequence[Given], counts: Sequence[int] | None = None, rule: Rule = DEFAULT
 ) -> Aggregate:
-    """One delta of many: `inputs[i][t]` is input i's decoded fp32 tile t, all on one device.
+    """One delta of many, all on one device.
 
     `counts` says how many learners stand behind each input: a region's sum counts for those in
     it. Raises ValueError without inputs, or if their tiles differ.
@@ -75,10 +81,10 @@ def aggregate(
     return Aggregate(combine(inputs, weights), shares_of(table, weights))
 
 
-def _check(inputs: Sequence[Sequence[Tensor]], counts: list[int]) -> None:
+def _check(inputs: Sequence[Given], counts: list[int]) -> None:
     if not inputs or len(counts) != len(inputs) or min(counts) < 1:
         raise ValueError("an aggregate of nothing, or not one count for each input")
-    shapes = [[tile.numel() for tile in one] for one in inputs]
+    shapes = [decoded(one).sizes for one in inputs]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError("deltas of different tiles")
 
@@ -86,21 +92,26 @@ def _check(inputs: Sequence[Sequence[Tensor]], counts: list[int]) -> None:
 # --- the table of scalar products
 
 
-def gram(inputs: Sequence[Sequence[Tensor]]) -> list[list[float]]:
+def gram(inputs: Sequence[Given]) -> list[list[float]]:
     """<input i, input j>, exactly that of values rounded to DIGITS bits of their tile's largest.
 
     Whatever is finite is no danger here, however large: each tile has a power of two of its own.
     Of an input with itself it is the most that it can have been before rounding: nobody hides
     length in many values too small to be seen beside a large one.
     """
-    count = len(inputs)
+    count, given = len(inputs), [decoded(one) for one in inputs]
     table = [[0.0] * count for _ in range(count)]
     lost = [0.0] * count
-    for tiles in zip(*inputs, strict=True):
-        powers = [_power(tile) for tile in tiles]
+    for at, size in enumerate(given[0].sizes):
+        powers = [_power(one.largest(at)) for one in given]
         for i, power in enumerate(powers):
-            lost[i] += tiles[i].numel() * math.ldexp(0.25, -2 * power)
-        for i, row in enumerate(_products(tiles, powers)):
+            lost[i] += size * math.ldexp(0.25, -2 * power)
+        some = _entries(given, at) if count <= FEW else None
+        if some is None:
+            products = _products([one.tile(at) for one in given], powers)
+        else:
+            products = _sparse_products(some, powers, size)
+        for i, row in enumerate(products):
             for j, value in enumerate(row):
                 table[i][j] += math.ldexp(value, -powers[i] - powers[j])
     for i, square in enumerate(lost):
@@ -109,10 +120,8 @@ def gram(inputs: Sequence[Sequence[Tensor]]) -> list[list[float]]:
     return table
 
 
-def _power(tile: Tensor) -> int:
-    """The power of two by which its largest value fills DIGITS bits."""
-    low, high = torch.aminmax(tile)
-    largest = max(-float(low), float(high))
+def _power(largest: float) -> int:
+    """The power of two by which a tile's largest value fills DIGITS bits."""
     return min(DIGITS - math.frexp(largest)[1], MOST_POWER) if largest > 0 else 0
 
 
@@ -130,6 +139,32 @@ def _products(tiles: Sequence[Tensor], powers: Sequence[int]) -> list[list[float
         total += torch.bmm(runs, runs.transpose(1, 2)).to(torch.float64).sum(0)
     exact: list[list[float]] = total.tolist()
     return exact
+
+
+def _entries(given: Sequence[Decoded], at: int) -> list[Entries] | None:
+    """What all inputs say of a tile; None where one of them says every value."""
+    some = [found for one in given if (found := one.entries(at)) is not None]
+    return some if len(some) == len(given) else None
+
+
+def _sparse_products(
+    some: Sequence[Entries], powers: Sequence[int], size: int
+) -> list[list[float]]:
+    """The same as `_products`: sums of whole numbers below 2^53, in whatever order."""
+    whole = [
+        (one.values * 2.0**power).add_(TO_WHOLE).sub_(TO_WHOLE)
+        for one, power in zip(some, powers, strict=True)
+    ]
+    table = [[0.0] * len(some) for _ in some]
+    for i, values in enumerate(whole):
+        table[i][i] = float((values * values).sum(dtype=torch.float64))
+    spread = torch.zeros(size, device=whole[0].device)
+    for i, j in combinations(range(len(some)), 2):
+        if j == i + 1:
+            spread.zero_().scatter_(0, some[i].places, whole[i])
+        found = spread.index_select(0, some[j].places).mul_(whole[j])
+        table[i][j] = table[j][i] = float(found.sum(dtype=torch.float64))
+    return table
 
 
 def _pieces(size: int, device: torch.device) -> Iterator[tuple[int, int]]:
@@ -237,13 +272,44 @@ def _thousandths(brought: list[float]) -> list[int]:
 # --- sums
 
 
-def combine(inputs: Sequence[Sequence[Tensor]], weights: Sequence[float]) -> list[Tensor]:
+def combine(inputs: Sequence[Given], weights: Sequence[float]) -> list[Tensor]:
     """The weighted sum, value by value in fp64 in the order of the inputs, rounded once to fp32.
 
     An input without weight is not touched. A product and a sum are two operations here, so that no
     library may fuse them.
     """
-    return list(starmap(_weighted, ((tiles, weights) for tiles in zip(*inputs, strict=True))))
+    given = [decoded(one) for one in inputs]
+    means = []
+    for at, size in enumerate(given[0].sizes):
+        some = _entries(given, at)
+        if some is None:
+            means.append(_weighted([one.tile(at) for one in given], weights))
+        else:
+            means.append(_sparse_weighted(some, weights, size))
+    return means
+
+
+def _sparse_weighted(some: Sequence[Entries], weights: Sequence[float], size: int) -> Tensor:
+    """The same sums: what an input does not say adds +0, which changes none."""
+    out = torch.empty(size, device=some[0].values.device)
+    parts = [
+        (one.places, one.values.to(torch.float64).mul_(weight))
+        for one, weight in zip(some, weights, strict=True)
+        if weight
+    ]
+    each = PIECE if out.device.type == "cpu" else PIECE_CARD
+    inside = [places & each - 1 for places, _ in parts]
+    pieces = list(_pieces(size, out.device))
+    marks = torch.tensor([stop for _, stop in pieces], device=out.device)
+    cuts = [[0, *torch.searchsorted(places, marks).tolist()] for places, _ in parts]
+    total = torch.empty(pieces[0][1] if pieces else 0, dtype=torch.float64, device=out.device)
+    for number, (start, stop) in enumerate(pieces):
+        piece = total[: stop - start].zero_()
+        for places, (_, products), cut in zip(inside, parts, cuts, strict=True):
+            said = slice(cut[number], cut[number + 1])
+            piece.scatter_add_(0, places[said], products[said])
+        out[start:stop] = piece
+    return out
 
 
 def _weighted(tiles: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -258,11 +324,12 @@ def _weighted(tiles: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return out
 
 
-def _trimmed(inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+def _trimmed(inputs: Sequence[Given]) -> list[Tensor]:
+    given = [decoded(one) for one in inputs]
     cut = min((len(inputs) - 1) // 2, max(1, len(inputs) // TRIMMED))
     means = []
-    for tiles in zip(*inputs, strict=True):
-        ranked = torch.sort(torch.stack(list(tiles)), dim=0).values
+    for at in range(len(given[0].sizes)):
+        ranked = torch.sort(torch.stack([one.tile(at) for one in given]), dim=0).values
         kept = list(ranked[cut : len(inputs) - cut])
         means.append(_weighted(kept, [1 / len(kept)] * len(kept)))
     return means

@@ -4,15 +4,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
+from protocols.learn.claims import MAX_OUTER
 from protocols.learn.delta import DeltaError
 from synapsed.compute import wire
 from synapsed.compute.errors import BadDeltaError, BadModelError
 from synapsed.computeworker import codecs, outer, robust
-from synapsed.computeworker.feedback import settings_of
-from synapsed.computeworker.files import DTYPES, ModelFiles, read, write_blob, write_whole
+from synapsed.computeworker.decoded import Decoded
+from synapsed.computeworker.files import DTYPES, ModelFiles, read, read_own, write_blob, write_whole
 from synapsed.computeworker.gate import Passage
 from synapsed.computeworker.groups import (
     advanced,
@@ -24,11 +24,7 @@ from synapsed.computeworker.groups import (
     values_of_version,
     write_version,
 )
-
-LEFT = "int8"
-"""How what a sum left out is written down; what that rounds away is lost for good."""
-MAX_OUTER = 4 << 30
-"""Bytes of an outer state: three values for each of a group's, at most 1 GiB."""
+from synapsed.computeworker.sums import summed
 
 
 def make_versions(asked: wire.Cut, passage: Passage) -> tuple[wire.Version, ...]:
@@ -58,7 +54,7 @@ def advance(asked: wire.Advance, passage: Passage) -> wire.Version:
 def check_delta(asked: wire.CheckDelta) -> None:
     """Raise BadDeltaError unless a delta is one of a version's group, to the last value."""
     tiles, _ = read_version(asked.base)
-    _decoded(asked.delta, [tile.count for tile in tiles])
+    _read(asked.delta, [tile.count for tile in tiles])
 
 
 def compare(asked: wire.Compare) -> wire.Compared:
@@ -86,7 +82,7 @@ def aggregate(asked: wire.Aggregate, passage: Passage) -> wire.Aggregated:
     return wire.Aggregated(
         asked.number,
         blob,
-        _write_outer(asked, state, f"{blob.digest.hex()}.outer"),
+        _write_outer(asked, state),
         version,
         tuple(0 if at in bad else next(shares) for at in range(len(asked.inputs))),
         bad,
@@ -100,20 +96,13 @@ def combine(asked: wire.Combine, passage: Passage) -> wire.Combined:
     tiles, _ = read_version(asked.base)
     sizes = [tile.count for tile in tiles]
     good, counts, bad = _inputs(asked.inputs, sizes, passage)
-    whole = robust.aggregate(good, counts).mean
     passage()
-    if asked.carry:
-        carried = _decoded(asked.carry, sizes)
-        whole = [one + other for one, other in zip(whole, carried, strict=True)]
-    phase = asked.plan.phase_of(asked.round)
-    delta = codecs.encode(phase.up, whole, settings_of(phase))
-    said = codecs.decode(delta, sizes)
-    rest = [one - other for one, other in zip(whole, said, strict=True)]
-    left = codecs.encode(LEFT, rest)
+    carried = _read(asked.carry, sizes) if asked.carry else None
+    made = summed(good, counts, carried, asked.plan.phase_of(asked.round))
     return wire.Combined(
         asked.number,
-        write_blob(asked.folder, [delta]),
-        write_blob(asked.folder, [left]),
+        write_blob(asked.folder, [made.delta]),
+        write_blob(asked.folder, [made.left]),
         bad,
     )
 
@@ -170,13 +159,13 @@ def _inside(folder: str, name: str) -> str:
 
 def _inputs(
     given: Sequence[wire.Given], sizes: list[int], passage: Passage
-) -> tuple[list[list[Tensor]], list[int], tuple[int, ...]]:
+) -> tuple[list[Decoded], list[int], tuple[int, ...]]:
     """Those that can be decoded, how many learners are behind each, and which cannot."""
     good, counts, bad = [], [], []
     for at, one in enumerate(given):
         passage()
         try:
-            good.append(_decoded(one.path, sizes))
+            good.append(_read(one.path, sizes))
             counts.append(one.weight)
         except BadDeltaError:
             bad.append(at)
@@ -185,30 +174,31 @@ def _inputs(
     return good, counts, tuple(bad)
 
 
-def _decoded(path: str, sizes: list[int]) -> list[Tensor]:
+def _read(path: str, sizes: list[int]) -> Decoded:
     try:
-        return codecs.decode(read_delta(path), sizes)
+        return Decoded.read(read_delta(path), sizes)
     except DeltaError as error:
         raise BadDeltaError(f"{path}: {error.message}") from None
 
 
 def _outer(path: str, base: list[Tensor]) -> outer.Outer:
+    """Raises BadModelError for what is no state of this group: whoever asks has looked at its hash,
+    and must not be given a round of another state."""
     fresh = outer.Outer.start([value.numel() for value in base])
     if not path:
         return fresh
     try:
-        found = outer.Outer.load(read(path, MAX_OUTER))
-    except (SafetensorError, KeyError, ValueError):
-        return fresh  # cut off by losing power: as a successor begins that never had it
+        found = outer.Outer.load(read_own(path, MAX_OUTER))
+    except ValueError as error:
+        raise BadModelError(f"{path}: {error}") from None
     found.velocity = found.velocity or fresh.velocity
-    sizes = [value.numel() for value in found.left.residual]
-    return found if sizes == [value.numel() for value in base] else fresh
+    if [value.numel() for value in found.left.residual] != [value.numel() for value in base]:
+        raise BadModelError(f"{path}: the outer state of another group")
+    return found
 
 
-def _write_outer(asked: wire.Aggregate, state: outer.Outer, name: str) -> wire.StateFile:
+def _write_outer(asked: wire.Aggregate, state: outer.Outer) -> wire.Blob:
     """Without a velocity that the next round would multiply by nothing: half of the state."""
     if not asked.plan.outer_momentum and not state.steps:
         state.velocity = []
-    path = str(Path(asked.folder) / name)
-    write_whole(path, [state.save()])
-    return wire.StateFile(path)
+    return write_blob(asked.folder, state.parts())

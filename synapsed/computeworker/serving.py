@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from synapsed.compute import wire
@@ -55,6 +56,8 @@ class Serving:
             task = self._tasks.get(request.number)
             if task is not None:
                 task.cancelled = True
+        elif isinstance(request, wire.Beat):
+            self._say(wire.Alive(request.number, self._still()))
         elif isinstance(request, wire.Settings | wire.Look):
             self._answer(request, Task())
         else:
@@ -62,6 +65,11 @@ class Serving:
             if isinstance(request, wire.Generate):
                 self._gate.wish()  # from now on, not from when it is this one's turn
             self._lane(request).put(task, self._job(request))
+
+    def _still(self) -> float:
+        """Seconds since the most silent of what is under way gave a sign of life."""
+        seen = [task.seen for task in list(self._tasks.values()) if task.seen is not None]
+        return max(0.0, time.monotonic() - min(seen)) if seen else 0.0
 
     def _lane(self, request: wire.Request) -> Lane:
         if isinstance(request, TALK):

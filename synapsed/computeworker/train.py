@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from protocols.learn.delta import DeltaError
 from protocols.learn.partition import Group
-from protocols.learn.plan import MILLE, MILLION, CodecName
+from protocols.plan import MILLE, MILLION, CodecName
 from synapsed.compute import wire
 from synapsed.compute.errors import BadDataError, BadHeadError, BadModelError, DivergedError
 from synapsed.computeworker.adamw import Inner
@@ -56,7 +56,7 @@ class Training:
         self._passage: Passage = gate.passage(task)
         self.tokens = tokens_of(files, config)
         self._context = min(asked.plan.context, int(config.max_position_embeddings))
-        self._text = load_text(asked.data, self.tokens)
+        self._text = load_text(asked.data, self.tokens, to_learn=True)
         check_length(asked.data, self._text, self._context)
         self._seed = asked.seed
         self.step = asked.step

@@ -41,6 +41,8 @@ NAMES = (
     "check",
     "codec",
     "converge",
+    "regions",
+    "default-plan",
     "byzantine",
     "primary",
     "busy",

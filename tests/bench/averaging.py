@@ -20,9 +20,9 @@ import trio
 from torch import Tensor
 
 from protocols.learn.partition import Group
-from protocols.learn.plan import Phase, Plan
 from protocols.learn.replica_ports import ReplicaSettings
 from protocols.ledger.entries import Member
+from protocols.plan import Phase, Plan
 from protocols.realm import Realm
 from protocols.tensors.safetensors_header import make_safetensors_header
 from synapsed.compute import wire
@@ -316,6 +316,7 @@ async def listen(pipe: Connection) -> Any:
 def _main(
     pipe: Connection, folder: Path, number: int, shape: tuple[int, int], rest: tuple[Any, ...]
 ) -> None:
+    os.setsid()  # as a daemon has it, and hivemind's peers: schedulers share cores by sessions
     torch.set_num_threads(1)
     trio.run(Averager(folder, number, *shape).run, pipe, *rest)
 

@@ -28,7 +28,7 @@ import trio
 
 from protocols.errors import SynapseError
 from protocols.learn.defaults import DEFAULT as DEFAULT_PLAN
-from protocols.learn.plan import MAX_STEPS, Phase, Plan
+from protocols.plan import MAX_STEPS, Phase, Plan
 from simnet.checks import quantile
 from simnet.councilparts import Founding, LedgersAgree, Vote
 from simnet.daemon import Daemon
@@ -36,8 +36,9 @@ from simnet.learnparts import Learn, MakeModel, Train, Trained, TrainingOpen
 from simnet.run import perform, wait_for
 from simnet.scenario import Check, Met, Scenario, Start, Step
 from simnet.world import World, open_world
-from synapsed.compute.compute import Compute, ComputeSettings
+from synapsed.compute.compute import Compute
 from synapsed.compute.errors import PausedError
+from synapsed.compute.keeper import ComputeSettings
 from synapsed.control.client import Client
 from synapsed.control.models import EventInfo
 

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from protocols.codec import encode
 from protocols.learn import defaults
-from protocols.learn.plan import Plan
+from protocols.plan import Plan
 from synapsed.computeworker.lab import Dense, Lab, Text
 from tests.bench.learn_wire import dense_bytes, round_bytes
 
@@ -83,12 +83,12 @@ class Bench:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._text = Text.of(TEXT)
+        self.text = Text.of(TEXT)
         KEPT.mkdir(parents=True, exist_ok=True)
 
     def kept(self, name: str, seed: int, plan: Plan, work: Callable[[], Result]) -> Result:
         """A run's result, from its file or by `work`."""
-        path = KEPT / f"{name}-{seed}-{_name_of(plan)}.json"
+        path = self.path(name, seed, plan, "json")
         if not path.exists():
             found = work()
             path.write_text(json.dumps(found) + "\n")
@@ -96,12 +96,16 @@ class Bench:
         result: Result = json.loads(path.read_text())
         return result
 
+    def path(self, name: str, seed: int, plan: Plan, ending: str) -> Path:
+        """Of what is kept of a run."""
+        return KEPT / f"{name}-{seed}-{_name_of(plan)}.{ending}"
+
     def dense(self, seed: int) -> Result:
         """900 steps at the full rate; from there 300 at falling rates, and 600, too."""
         return self.kept("dense", seed, DENSE, partial(self._dense, seed))
 
     def _dense(self, seed: int) -> Result:
-        run = Dense(WARM, self._text, seed=seed, learners=LEARNERS)
+        run = Dense(WARM, self.text, seed=seed, learners=LEARNERS)
         run.run(rates(DENSE, DENSE_FIRST))
         save_file(
             {str(at): value for at, value in enumerate(run.copy.values())}, self._checkpoint(seed)
@@ -118,7 +122,7 @@ class Bench:
         return self.kept("warm", seed, WARM, partial(self._warm, seed))
 
     def _warm(self, seed: int) -> Result:
-        lab = Lab(WARM, self._text, seed=seed, learners=LEARNERS)
+        lab = Lab(WARM, self.text, seed=seed, learners=LEARNERS)
         tensors = load_file(self._checkpoint(seed))
         lab.begin_at([tensors[str(at)] for at in range(len(tensors))], DENSE_FIRST)
         return _run(lab, DENSE_FIRST + WARM_STEPS)
@@ -128,10 +132,10 @@ class Bench:
         return self.kept(name, seed, plan, partial(self._ours, seed, plan, steps))
 
     def _ours(self, seed: int, plan: Plan, steps: int) -> Result:
-        return _run(Lab(plan, self._text, seed=seed, learners=LEARNERS), steps)
+        return _run(Lab(plan, self.text, seed=seed, learners=LEARNERS), steps)
 
     def _checkpoint(self, seed: int) -> Path:
-        return KEPT / f"dense-{seed}-{_name_of(DENSE)}.safetensors"
+        return self.path("dense", seed, DENSE, "safetensors")
 
 
 def _run(lab: Lab, until: int) -> Result:

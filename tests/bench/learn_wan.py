@@ -17,7 +17,7 @@ import msgspec
 import torch
 
 from protocols.learn.defaults import DEFAULT
-from protocols.learn.plan import Phase, Plan
+from protocols.plan import Phase, Plan
 from simnet.virtual.learnwan import Wan, WanCase
 from synapsed.computeworker import codecs, robust
 from synapsed.computeworker.feedback import Feedback, settings_of

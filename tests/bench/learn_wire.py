@@ -10,7 +10,16 @@ import hashlib
 from collections.abc import Sequence
 
 from protocols.codec import Message, encode
-from protocols.learn.claims import Claim, Endorsement, Input, Made, Record, Round
+from protocols.learn.claims import (
+    Carried,
+    Claim,
+    Endorsement,
+    Input,
+    Made,
+    Record,
+    Round,
+    Sum,
+)
 from protocols.learn.messages import Acked, Push, Records
 from protocols.tensors.tensorblock import SUBTILE
 from synapsed.net.frames import varint_frame
@@ -46,21 +55,61 @@ def blob_bytes(blob: bytes) -> int:
 
 def round_bytes(number: int, steps: int, deltas: Sequence[bytes], result: bytes) -> int:
     """All that one round of one group takes between its learners and its primary."""
-    base, head = _sha(b"base%d" % number), _sha(b"head%d" % number)
+    base = _sha(b"base%d" % number)
     up = 0
     for learner, delta in enumerate(deltas):
-        made = Made(0, number, base, _sha(delta), len(delta))
         claim = Claim(
-            model=MODEL, learner=peer(learner), steps=steps, made=(made,), signature=SIGNATURE
+            model=MODEL,
+            learner=peer(learner),
+            steps=steps,
+            made=(_made(number, base, delta),),
+            signature=SIGNATURE,
         )
-        acked = Acked(model=MODEL, group=0, number=number, digest=_sha(delta))
-        up += message_bytes(Push(said=claim, groups=(0,))) + blob_bytes(delta)
-        up += message_bytes(acked)
-    record = Record(round=_round(number, base, head, deltas, result), by=_endorsed())
+        up += _pushed_bytes(claim, delta)
+    inputs = [(_sha(delta), 1) for delta in deltas]
+    return up + len(deltas) * _told_bytes(number, base, inputs, result)
+
+
+def sum_bytes(number: int, sums: Sequence[bytes], learners: int, result: bytes) -> list[int]:
+    """All that one round of one group takes between each region's aggregator and the primary."""
+    base = _sha(b"base%d" % number)
+    inputs = [(_sha(one), learners) for one in sums]
+    behind = sorted(peer(at) for at in range(learners))
+    found = []
+    for one in sums:
+        said = Sum(
+            model=MODEL,
+            aggregator=peer(0),
+            made=_made(number, base, one),
+            inputs=tuple(Input(each, _sha(each), 0) for each in behind),
+            signature=SIGNATURE,
+            carry=Carried(base, len(result)),
+            left=Carried(base, len(result)),
+        )
+        told = _told_bytes(number, base, inputs, result)
+        found.append(_pushed_bytes(said, one) + told)
+    return found
+
+
+def _made(number: int, base: bytes, delta: bytes) -> Made:
+    return Made(0, number, base, _sha(delta), len(delta))
+
+
+def _pushed_bytes(said: Claim | Sum, delta: bytes) -> int:
+    acked = Acked(model=MODEL, group=0, number=0, digest=_sha(delta))
+    pushed = message_bytes(Push(said=said, groups=(0,))) + blob_bytes(delta)
+    return pushed + message_bytes(acked)
+
+
+def _told_bytes(
+    number: int, base: bytes, inputs: Sequence[tuple[bytes, int]], result: bytes
+) -> int:
+    head = _sha(b"head%d" % number)
+    record = Record(round=_round(number, base, head, inputs, result), by=_endorsed())
     records = Records(
         model=MODEL, group=0, oldest=number, number=number + 1, base=head, records=(record,)
     )
-    return up + len(deltas) * (message_bytes(records) + blob_bytes(result))
+    return message_bytes(records) + blob_bytes(result)
 
 
 def dense_bytes(steps: int, learners: int, parameters: int) -> int:
@@ -68,9 +117,14 @@ def dense_bytes(steps: int, learners: int, parameters: int) -> int:
     return steps * learners * 2 * F32 * parameters
 
 
-def _round(number: int, base: bytes, head: bytes, deltas: Sequence[bytes], result: bytes) -> Round:
-    share = 1000 // len(deltas)
-    inputs = [Input(peer(at), _sha(delta), share) for at, delta in enumerate(deltas)]
+def _round(
+    number: int, base: bytes, head: bytes, given: Sequence[tuple[bytes, int]], result: bytes
+) -> Round:
+    share = 1000 // len(given)
+    inputs = [
+        Input(peer(at), digest, share, of=0 if of == 1 else of)
+        for at, (digest, of) in enumerate(given)
+    ]
     inputs.sort(key=lambda entry: (entry.learner, entry.digest))
     return Round(
         model=MODEL,

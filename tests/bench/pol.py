@@ -32,7 +32,8 @@ from safetensors.torch import load_file, save_file
 from protocols.learn.proof import holds, nanonats, overfits
 from protocols.ledger.entries import Interval, Outcome, Verdict
 from protocols.ledger.training import seed_of
-from synapsed.compute.compute import Compute, ComputeSettings
+from synapsed.compute.compute import Compute
+from synapsed.compute.keeper import ComputeSettings
 from synapsed.computeworker.newmodel import CONFIGS, published
 from synapsed.training.scoring import CHILD, PARENT, Pair, Text, compare
 from tests.ledger_book import MEMBERS, Book
