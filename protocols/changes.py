@@ -6,6 +6,7 @@
     upgrade      replaces a component of the daemon (a slot) by a WebAssembly module
     training     begins to train a model, or goes on by another plan
     checkpoint   makes what a training has come to the model that newcomers pull
+    exclusion    takes the offices of a training from who was caught computing wrongly
 
 Only the form is checked here. Whether a change is possible, and how risky it is, the ledger
 says (ledger/possible.py).
@@ -19,8 +20,8 @@ import msgspec
 from protocols.cid import CID_LENGTH, is_cid
 from protocols.codec import Message
 from protocols.errors import MalformedError
-from protocols.learn.plan import Plan
 from protocols.peerid import PEER_ID_LENGTH, PUBLIC_KEY_LENGTH
+from protocols.plan import Plan
 
 MAX_SETTINGS = 16
 """Parameters that one proposal sets: a class of risk has eight."""
@@ -54,6 +55,7 @@ Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 SlotName = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z][a-z0-9._-]*\Z")]
 VersionNumber = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 Key = Annotated[bytes, msgspec.Meta(min_length=PUBLIC_KEY_LENGTH, max_length=PUBLIC_KEY_LENGTH)]
+Identity = Annotated[bytes, msgspec.Meta(min_length=PEER_ID_LENGTH, max_length=PEER_ID_LENGTH)]
 
 _LINES = {ord("\n"): None, ord("\t"): None}
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*")
@@ -198,7 +200,7 @@ class TrainingChange(Message, frozen=True, tag_field="kind", tag="training"):
 class Share(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """How much of a checkpoint is one identity's doing, in thousandths."""
 
-    identity: Annotated[bytes, msgspec.Meta(min_length=PEER_ID_LENGTH, max_length=PEER_ID_LENGTH)]
+    identity: Identity
     permille: Annotated[int, msgspec.Meta(ge=1, le=MILLE)]
 
 
@@ -235,6 +237,30 @@ class CheckpointChange(Message, frozen=True, tag_field="kind", tag="checkpoint")
             raise BadChangeError("a checkpoint's shares are more than the whole")
 
 
+class ExclusionChange(Message, frozen=True, tag_field="kind", tag="exclusion"):
+    """Who is to have no office in trainings for a while, for what it signed.
+
+    Nobody votes on it: members recompute the case (protocols/learn/case.py), and their verdicts
+    decide (ledger/exclusion.py).
+    """
+
+    training: Cid
+    """The lineage."""
+    accused: Identity
+    epoch: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+    """In which the sum, or the round, was made."""
+    case: Cid
+    """A DatasetManifest's, of one small file: what the accused signed,"""
+    evidence: Cid
+    """... and another's: all that it was made from."""
+
+    def __post_init__(self) -> None:
+        if not all(map(is_cid, (self.training, self.case, self.evidence))):
+            raise BadChangeError("an exclusion names something that is not a content id")
+        if self.case == self.evidence:
+            raise BadChangeError("an exclusion whose case is its own evidence")
+
+
 Change = (
     ParameterChange
     | HumanKeyChange
@@ -242,6 +268,7 @@ Change = (
     | UpgradeChange
     | TrainingChange
     | CheckpointChange
+    | ExclusionChange
 )
 
 
@@ -251,5 +278,7 @@ def touched(change: Change | None) -> tuple[bytes, ...]:
         return (change.model, change.evaluation)
     if isinstance(change, CheckpointChange):
         return (change.manifest, change.evidence)
+    if isinstance(change, ExclusionChange):
+        return (change.case, change.evidence)
     named = change.manifest if isinstance(change, AdoptionChange | UpgradeChange) else b""
     return (named,) if named else ()

@@ -25,18 +25,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of every message and manifest."""
 
 
-def _lists(value: object) -> object:
-    """`value` with tuples as lists: DAG-CBOR has one kind of sequence."""
-    if isinstance(value, dict):
-        return {key: _lists(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_lists(item) for item in value]
-    return value
-
-
 def encode(value: object) -> bytes:
     """Canonical DAG-CBOR of a Message (or of plain maps, lists, ints, text, bytes)."""
-    plain = _lists(msgspec.to_builtins(value, builtin_types=(bytes,)))
+    # Through MessagePack, which makes lists of tuples: four times as fast as walking through them.
+    plain = msgspec.msgpack.decode(msgspec.msgpack.encode(value))
     return bytes(libipld.encode_dag_cbor(plain))
 
 

@@ -27,7 +27,11 @@ class Draw:
 
     def integer(self, least: int, most: int) -> int:
         """From `least` to `most`, both included; the bias of 2^-64 of the span is nobody's."""
-        return least + (self.word() * (most - least + 1) >> 64)
+        # `word` written out: checks of modules draw a million of them.
+        self._at = z = (self._at + _GAMMA) & _MASK
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        return least + ((z ^ (z >> 31)) * (most - least + 1) >> 64)
 
     def chance(self, part: int, of: int) -> bool:
         """True `part` times in `of`."""

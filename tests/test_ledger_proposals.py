@@ -44,7 +44,6 @@ from protocols.ledger.errors import (
 )
 from protocols.ledger.params import REGISTRY
 from protocols.ledger.possible import why
-from protocols.ledger.risk import Risk
 from protocols.ledger.signing import approve
 from protocols.ledger.state import (
     LARGE,
@@ -62,6 +61,7 @@ from protocols.manifest import (
     decode_manifest,
     encode_manifest,
 )
+from protocols.risk import Risk
 from tests.ledger_book import (
     HUMAN,
     MEMBERS,

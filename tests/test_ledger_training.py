@@ -30,11 +30,11 @@ from protocols.ledger.errors import (
 )
 from protocols.ledger.fold import LedgerState
 from protocols.ledger.possible import why
-from protocols.ledger.risk import Risk
 from protocols.ledger.training import drawn_in, median_interval, seed_of
 from protocols.ledger.trainings import MAX_TRAININGS, NO_ROUNDS
 from protocols.ledger.voting import executable, kind_of
 from protocols.manifest import ProposalManifest, encode_manifest, links
+from protocols.risk import Risk
 from tests.ledger_book import MEMBERS, STRANGER, Book, Person, people
 from tests.training_book import (
     BETTER,

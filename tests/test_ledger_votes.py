@@ -33,9 +33,9 @@ from protocols.ledger.errors import (
 )
 from protocols.ledger.params import REGISTRY
 from protocols.ledger.reputation import Weights
-from protocols.ledger.risk import Risk
 from protocols.ledger.signing import batch, cast
 from protocols.ledger.voting import OpenProposal, Terms, judged
+from protocols.risk import Risk
 from tests.ledger_book import MEMBERS, STRANGER, Book, Person, genesis, people, verify
 
 ADA, BEN, CLEO, DAN = MEMBERS

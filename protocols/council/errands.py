@@ -177,7 +177,8 @@ class Errands:
     def questions(self, ledger: LedgerState) -> list[Examine]:
         """What the service is to find out, each once: only what the votes would accept as they
         stand, by their weight. Nobody's word alone makes the council fetch anything, and after
-        the close there is time to look (Terms.lapses_at)."""
+        the close there is time to look (Terms.lapses_at). What nobody votes on is looked at at
+        once: one at a time of each who has reputation (ledger/exclusion.py)."""
         if not ledger.open:
             return []
         wanted = [
@@ -187,7 +188,10 @@ class Errands:
             and cid not in self._asked
             and self._me not in proposal.verdicts
             and self._may_judge(ledger, proposal)
-            and judged(proposal.terms, proposal.count, proposal.weights.total).accepted
+            and (
+                proposal.terms.by_verdicts
+                or judged(proposal.terms, proposal.count, proposal.weights.total).accepted
+            )
         ]
         found = []
         for _, cid, manifest in sorted(wanted, key=lambda one: one[:2]):

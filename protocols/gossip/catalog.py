@@ -40,10 +40,10 @@ from protocols.gossip.announcement import (
 )
 from protocols.gossip.buckets import Buckets
 from protocols.gossip.peerscore import Fault
+from protocols.gossip.shelf import Entry, Holding, Shelf, holding_of
 from protocols.gossip.validation import Verdict
 from protocols.peerid import peer_id_of, peer_id_text
 from protocols.ratelimit import TokenBucket
-from protocols.transfer.shelf import Entry, Holding, Shelf, holding_of
 
 TABLE = "catalog"
 """Of the store: key = issuer ‖ kind ‖ subject, value = envelope."""

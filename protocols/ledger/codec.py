@@ -18,10 +18,10 @@ from protocols.ledger.quota import Standing
 from protocols.ledger.reputation import Weights
 from protocols.ledger.rollout import SlotState
 from protocols.ledger.state import Closed, Execution, Origin, Reweighing, State, Stats
-from protocols.ledger.trainings import Training
+from protocols.ledger.trainings import Exclusion, Training
 from protocols.ledger.voting import OpenProposal, Terms
 
-FORMAT = 3
+FORMAT = 4
 MAX_STATE = 256 << 20
 """Bytes: some million identities."""
 
@@ -76,6 +76,7 @@ class _Image(Message, frozen=True):
     slots: list[SlotState]
     trainings: list[Training]
     datasets: list[tuple[bytes, int]]
+    exclusions: list[Exclusion]
     checkpoint: int
     stats: Stats
 
@@ -127,6 +128,7 @@ def _image(state: State) -> _Image:
         slots=[slot for _, slot in sorted(state.slots.items())],
         trainings=[training for _, training in sorted(state.trainings.items())],
         datasets=sorted(state.datasets.items()),
+        exclusions=[each for _, each in sorted(state.exclusions.items())],
         checkpoint=state.checkpoint,
         stats=state.stats,
     )
@@ -185,6 +187,7 @@ def decode_state(data: bytes, state: State) -> None:
     state.slots = {each.slot: each for each in image.slots}
     state.trainings = {each.model: each for each in image.trainings}
     state.datasets = dict(image.datasets)
+    state.exclusions = {each.identity: each for each in image.exclusions}
     state.checkpoint, state.stats = image.checkpoint, image.stats
     if encode_state(state) != data:
         raise MalformedEntryError("a saved state that contradicts itself")

@@ -68,7 +68,7 @@ NO, YES, ABSTAIN = 0, 1, 2
 CHOICES = ("no", "yes", "abstain")
 Choice = Annotated[int, msgspec.Meta(ge=NO, le=ABSTAIN)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
-Claim = Literal["fetchable", "sound", "improved"]
+Claim = Literal["fetchable", "sound", "improved", "wrong"]
 Permille = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 MAX_GAIN = 1_000_000_000
@@ -319,6 +319,7 @@ Reason = Literal[
     "not-fetchable",
     "unsound",
     "not-improved",
+    "not-wrong",
     "not-approved",
     "impossible",
 ]

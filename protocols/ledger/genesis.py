@@ -129,6 +129,6 @@ def begin(state: State, genesis: Genesis, payload: bytes) -> None:
     state.open, state.recent = {}, {}
     state.closed, state.standings = ForkMap(), ForkMap()
     state.candidates, state.reveals, state.measured = {}, {}, {}
-    state.slots, state.trainings, state.datasets = {}, {}, {}
+    state.slots, state.trainings, state.datasets, state.exclusions = {}, {}, {}, {}
     state.checkpoint = 0
     state.stats = Stats()

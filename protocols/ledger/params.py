@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from protocols.ledger.errors import ClashError, OutOfRangeError, UnknownParameterError
-from protocols.ledger.risk import Risk
+from protocols.risk import Risk
 
 SECOND = 1000
 HOUR = 3600 * SECOND

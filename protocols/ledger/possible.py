@@ -6,6 +6,7 @@ from protocols.changes import (
     AdoptionChange,
     Change,
     CheckpointChange,
+    ExclusionChange,
     HumanKeyChange,
     ParameterChange,
     TrainingChange,
@@ -19,7 +20,7 @@ from protocols.ledger.errors import (
     ProtectedError,
 )
 from protocols.ledger.params import REGISTRY, check_together, check_value, fit_together, risk_of
-from protocols.ledger.risk import ADOPTED, REPLACEABLE, TRAINED, Risk, protected
+from protocols.risk import ADOPTED, REPLACEABLE, TRAINED, Risk, protected
 
 
 def check_change(
@@ -44,7 +45,7 @@ def check_change(
         return Risk.CRITICAL
     if isinstance(change, AdoptionChange):
         return ADOPTED[change.what]
-    if isinstance(change, TrainingChange | CheckpointChange):
+    if isinstance(change, TrainingChange | CheckpointChange | ExclusionChange):
         return TRAINED
     return _check_upgrade(change)
 
@@ -109,7 +110,13 @@ def why(change: Change | None) -> str:
         return "human keys approve what is high or critical"
     if isinstance(change, AdoptionChange):
         return f"adopting a manifest of kind {change.what} is of class {ADOPTED[change.what].word}"
-    if isinstance(change, TrainingChange | CheckpointChange):
-        what = str(change.__struct_config__.tag)
-        return f"a model's {what} is of class {TRAINED.word}: members measure what comes of it"
+    if isinstance(change, TrainingChange | CheckpointChange | ExclusionChange):
+        return _why_of_training(change)
     return f"replacing {change.slot} is of class {REPLACEABLE[change.slot].word}"
+
+
+def _why_of_training(change: TrainingChange | CheckpointChange | ExclusionChange) -> str:
+    if isinstance(change, ExclusionChange):
+        return "nobody votes on it: members recompute the case, and their verdicts decide"
+    what = str(change.__struct_config__.tag)
+    return f"a model's {what} is of class {TRAINED.word}: members measure what comes of it"

@@ -18,11 +18,11 @@ from protocols.ledger.errors import NotOpenError, UnknownProposalError
 from protocols.ledger.forkmap import ForkMap
 from protocols.ledger.quota import DAY_MS, NEWCOMER, Standing
 from protocols.ledger.reputation import Weights
-from protocols.ledger.risk import Risk
 from protocols.ledger.rollout import SlotState, untouched
-from protocols.ledger.trainings import Training, head_of, lineage_of
+from protocols.ledger.trainings import Exclusion, Training, head_of, lineage_of
 from protocols.ledger.voting import OpenProposal
 from protocols.realm import Realm
+from protocols.risk import Risk
 
 MAX_LIFE_MS = 3600 * 1000
 """A submission expires within this of the ledger's time: an hour outlasts a council's worst
@@ -140,6 +140,7 @@ class State:
         "credits",
         "datasets",
         "epoch_started",
+        "exclusions",
         "executions",
         "genesis",
         "history",
@@ -214,6 +215,8 @@ class State:
     """By lineage."""
     datasets: Mapping[bytes, int]
     """Adopted ones, and the index of the outcome: each earns its author credits once."""
+    exclusions: Mapping[bytes, Exclusion]
+    """By identity, those that have not ended."""
     checkpoint: int
     """Index of the last checkpoint entry; 0 for none."""
     stats: Stats

@@ -9,12 +9,12 @@ import hashlib
 import itertools
 from collections.abc import Callable
 
-from protocols.changes import CheckpointChange, UpgradeChange
+from protocols.changes import CheckpointChange, ExclusionChange, UpgradeChange
 from protocols.cid import cid_of
 from protocols.codec import encode
 from protocols.envelope import Verify
 from protocols.errors import LimitError, MalformedError, SignatureError
-from protocols.ledger import training
+from protocols.ledger import exclusion, training
 from protocols.ledger.council import PeerId, check_guilt
 from protocols.ledger.election import Candidate, reveal_phase
 from protocols.ledger.entries import (
@@ -175,6 +175,8 @@ def _check_proposal(state: State, said: Submission, _: Verify) -> None:
     check_change(manifest.change, state.params, state.humans)
     if isinstance(manifest.change, UpgradeChange):
         check_proposed(state, manifest.change)
+    if isinstance(manifest.change, ExclusionChange):
+        exclusion.check_author(state, said.author, manifest.change)
     training.check_proposed(state, manifest.change)
 
 
@@ -202,6 +204,8 @@ def _fold_proposal(state: State, said: Submission, index: int) -> None:
 
 
 def _terms(state: State, manifest: ProposalManifest, index: int) -> Terms:
+    if isinstance(manifest.change, ExclusionChange):
+        return _terms_of_case(state, manifest, index)
     params = state.params
     risk = check_change(manifest.change, params, state.humans)
     closes_at = state.time + params["vote.window_ms"]
@@ -226,6 +230,26 @@ def _terms(state: State, manifest: ProposalManifest, index: int) -> Terms:
         # the liars, and no majority consists of liars.
         verdicts=len(state.council.seats) // 2 + 1 if needs_verdicts(manifest) else 0,
         drawn=drawn,
+    )
+
+
+def _terms_of_case(state: State, manifest: ProposalManifest, index: int) -> Terms:
+    """Of what nobody votes on: it is closed from the beginning, and verdicts are waited for as
+    long as for other proposals."""
+    params = state.params
+    return Terms(
+        manifest=manifest,
+        index=index,
+        epoch=state.epoch,
+        opened_at=state.time,
+        closes_at=state.time,
+        lapses_at=state.time + params["vote.window_ms"] + params["approval.window_ms"],
+        risk=check_change(manifest.change, params, state.humans),
+        quorum=0,
+        threshold=0,
+        approvals=0,
+        verdicts=exclusion.needed(len(state.council.seats)),
+        drawn=state.epoch,
     )
 
 
@@ -257,7 +281,7 @@ def _fold_verdict(state: State, said: Submission, _: int) -> None:
     assert isinstance(body, Verdict)
     proposal = state.own(body.proposal)
     proposal.verdicts = {**proposal.verdicts, said.author: body.holds}
-    if proposal.terms.drawn:
+    if proposal.terms.drawn and not proposal.terms.by_verdicts:
         proposal.intervals = {**proposal.intervals, said.author: body.interval}
 
 

@@ -7,7 +7,7 @@ what the state yields when its time has come.
 from collections.abc import Callable, Iterator
 
 from protocols.changes import HumanKeyChange, ParameterChange, UpgradeChange
-from protocols.ledger import training, upgrades
+from protocols.ledger import exclusion, training, upgrades
 from protocols.ledger.chain import Head
 from protocols.ledger.council import Council, Seat
 from protocols.ledger.election import changed_seats, elect, median_class, next_beacon
@@ -163,7 +163,9 @@ def _outcome(state: State, cid: bytes, proposal: OpenProposal) -> Outcome | None
     approvals = _approving(state, proposal)
     decision = decided(proposal, state.time, len(approvals))
     if decision is None:
-        return None
+        if not proposal.terms.by_verdicts or _possible(state, cid, proposal):
+            return None
+        decision = Decision(False, "impossible")  # the same one was excluded for something else
     if decision.accepted and not _possible(state, cid, proposal):
         decision = Decision(False, "impossible")
     return Outcome(
@@ -228,9 +230,9 @@ def _fold_outcome(state: State, entry: Outcome, index: int) -> None:
         rejected=int(not entry.accepted),
         decision_ms=state.time - terms.opened_at,
     )
-    if not entry.accepted:
-        _judge(state, terms.author, False)
-    elif passes_without(proposal, terms.author):  # else it is its author's word alone
+    if not entry.accepted and not (terms.by_verdicts and entry.reason == "impossible"):
+        _judge(state, terms.author, False)  # two who accuse one are both right
+    elif entry.accepted and passes_without(proposal, terms.author):  # not by its word alone
         _judge(state, terms.author, True)
     _reward_verdicts(state, cid, proposal, entry.accepted)
     if entry.accepted and executable(terms.change):
@@ -339,7 +341,7 @@ def epoch_entry(state: State) -> EpochEntry:
     members = tuple(
         Member(who, state.reputation_of(who), latency.get(who, unknown))
         for who in sorted({*keys, *elected})
-        if who not in state.banned
+        if who not in state.banned and exclusion.in_office(state, who)
     )
     return EpochEntry(epoch=epoch, beacon=beacon, seats=seats, members=members)
 
@@ -377,3 +379,4 @@ def fold_epoch(state: State, entry: EpochEntry, head: Head) -> None:
     state.epoch_started = state.time
     state.candidates, state.reveals, state.measured = {}, {}, {}
     training.begin_epoch(state, entry)
+    exclusion.begin_epoch(state)

@@ -29,7 +29,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from protocols.changes import AdoptionChange, CheckpointChange, Share, TrainingChange
+from protocols.changes import (
+    AdoptionChange,
+    CheckpointChange,
+    ExclusionChange,
+    Share,
+    TrainingChange,
+)
+from protocols.ledger import exclusion
 from protocols.ledger.election import reveal_phase
 from protocols.ledger.entries import NO_INTERVAL, EpochEntry, Interval, Mint, Verdict
 from protocols.ledger.errors import (
@@ -66,6 +73,8 @@ def check_proposed(state: State, change: object) -> None:
         _check_training(state, change)
     elif isinstance(change, CheckpointChange):
         _check_checkpoint(state, change)
+    elif isinstance(change, ExclusionChange):
+        exclusion.check_proposed(state, change)
     elif isinstance(change, AdoptionChange) and change.manifest in state.datasets:
         raise NoChangeError("this dataset is adopted already")
 
@@ -142,13 +151,17 @@ def seed_of(state: State, proposal: bytes) -> bytes | None:
 
 
 def is_judge(state: State, terms: Terms, member: bytes) -> bool:
-    """Whether a member's verdict on a checkpoint counts now."""
+    """Whether a member's verdict on a checkpoint, or an exclusion, counts now."""
     council = state.council_of(terms.drawn)
     return council is not None and council.seat_of(member) is not None
 
 
 def check_verdict(state: State, terms: Terms, member: bytes, said: Verdict) -> None:
-    """Raise an InvalidEntryError unless the member may say this of a checkpoint now."""
+    """Raise an InvalidEntryError unless the member may say this of a checkpoint, or an exclusion,
+    now."""
+    if terms.by_verdicts:
+        exclusion.check_verdict(state, terms, member, said)
+        return
     if state.council_of(terms.drawn) is None:
         raise TooEarlyError(f"the sample is drawn by the beacon of epoch {terms.drawn}")
     if not is_judge(state, terms, member):
@@ -194,6 +207,8 @@ def fold_accepted(
     elif isinstance(change, CheckpointChange):
         ratified = Ratified(change.manifest, cid, index, change.heads, interval)
         _move_head(state, change, ratified, proposal)
+    elif isinstance(change, ExclusionChange):
+        exclusion.fold_accepted(state, cid, change, index)
     elif isinstance(change, AdoptionChange) and change.what == "dataset":
         state.datasets = {**state.datasets, change.manifest: index}
         author = proposal.terms.author

@@ -6,8 +6,8 @@ that the council found better than the one before: what newcomers pull, and `gen
 
 from collections.abc import Mapping
 
-from protocols.learn.plan import Plan
 from protocols.ledger.entries import NO_INTERVAL, Interval, Row
+from protocols.plan import Plan
 
 MAX_TRAININGS = 64
 """Models that one network trains at a time."""
@@ -15,6 +15,13 @@ MAX_CHAIN = 256
 """Checkpoints of a training that are remembered here, the newest: the ledger has them all."""
 MAX_CONTRIBUTORS = 4096
 """Of one training whose parts of a credit are kept: who has least of one makes room."""
+EXCLUDED = 8
+"""Epochs without an office for whoever was caught, and for which it can be said: a day each."""
+LOST = 500
+"""Thousandths of its reputation that an exclusion costs. A group's liar earns by false shares what
+an eighth of a training's groups are worth, for some epochs; half of all is more than that for whom
+the draws give a group at all. Not all of it, and not for ever: a card with a broken memory computes
+wrongly, too, and its owner does not know."""
 NO_ROUNDS = bytes(32)
 """Stands for the digest of heads where no round was made yet."""
 
@@ -75,6 +82,23 @@ class Training(Row, frozen=True):
     def interval(self) -> Interval:
         """By how much the head is better than its parent."""
         return self.chain[-1].interval if self.chain else NO_INTERVAL
+
+
+class Exclusion(Row, frozen=True):
+    """Who serves no tile group and no region until an epoch comes."""
+
+    identity: bytes
+    training: bytes
+    """In which it was caught,"""
+    epoch: int
+    """... for something of this epoch."""
+    until: int
+    """The first epoch in which it may serve again."""
+    lost: int
+    """Of its reputation."""
+    proposal: bytes
+    index: int
+    """Of the outcome."""
 
 
 def head_of(trainings: Mapping[bytes, Training], model: bytes) -> bytes:

@@ -27,7 +27,6 @@ from protocols.ledger.errors import (
     UnprovenError,
 )
 from protocols.ledger.reputation import CREDITS
-from protocols.ledger.risk import HIGHEST_ABI
 from protocols.ledger.rollout import (
     FULL,
     MAX_FORMER,
@@ -50,6 +49,7 @@ from protocols.ledger.rollout import (
     with_report,
 )
 from protocols.ledger.state import Execution, State
+from protocols.risk import HIGHEST_ABI
 
 MAX_LIFE_MS = 90 * 24 * 3600 * 1000
 """A record is good for so long from its proposal on: three months outlast a vote and its delays,

@@ -15,6 +15,7 @@ from protocols.changes import (
     AdoptionChange,
     Change,
     CheckpointChange,
+    ExclusionChange,
     TrainingChange,
     UpgradeChange,
     touched,
@@ -22,8 +23,8 @@ from protocols.changes import (
 from protocols.ledger.entries import ABSTAIN, NO, YES, Ballot, Claim, Interval, Reason
 from protocols.ledger.forkmap import ForkMap
 from protocols.ledger.reputation import Weights
-from protocols.ledger.risk import Risk
 from protocols.manifest import ProposalManifest
+from protocols.risk import Risk
 
 MILLE = 1000
 
@@ -47,9 +48,10 @@ class Terms(msgspec.Struct, frozen=True):
     approvals: int
     """Human keys that must approve."""
     verdicts: int
-    """Members that must find what it names fetchable, sound or improved."""
+    """Members that must find what it names fetchable, sound, improved or wrong."""
     drawn: int
-    """The epoch whose beacon draws a checkpoint's sample, and whose council judges it; else 0."""
+    """The epoch whose council judges a checkpoint (and whose beacon draws its sample) or an
+    exclusion; else 0."""
 
     @property
     def author(self) -> bytes:
@@ -62,10 +64,17 @@ class Terms(msgspec.Struct, frozen=True):
         return self.manifest.change
 
     @property
+    def by_verdicts(self) -> bool:
+        """Whether members' verdicts alone decide: nobody votes on what can be recomputed."""
+        return isinstance(self.change, ExclusionChange)
+
+    @property
     def claim(self) -> Claim:
         """What verdicts on it say."""
         if isinstance(self.change, CheckpointChange):
             return "improved"
+        if self.by_verdicts:
+            return "wrong"
         return "sound" if isinstance(self.change, UpgradeChange) else "fetchable"
 
 
@@ -144,6 +153,7 @@ _MISSING: dict[Claim, Reason] = {
     "fetchable": "not-fetchable",
     "sound": "unsound",
     "improved": "not-improved",
+    "wrong": "not-wrong",
 }
 
 
@@ -173,6 +183,8 @@ def decided(proposal: OpenProposal, time: int, approving: int) -> Decision | Non
     if time < terms.closes_at:
         return None
     voted = judged(terms, proposal.count, proposal.weights.total)
+    if terms.by_verdicts:
+        voted = Decision(True, "accepted")
     if not voted.accepted:
         return voted
     fetchable = proposal.fetchable() if terms.verdicts else True
@@ -189,7 +201,8 @@ def decided(proposal: OpenProposal, time: int, approving: int) -> Decision | Non
 def passes_without(proposal: OpenProposal, *left_out: bytes) -> bool:
     """Whether the votes accept it without some identities' votes and weight.
 
-    Who would earn by it is left out, so that nobody's own vote helps it to earn.
+    Who would earn by it is left out, so that nobody's own vote helps it to earn. What nobody votes
+    on passes so never: nobody earns by it.
     """
     count, total = list(proposal.count), proposal.weights.total
     for voter in set(left_out):
@@ -204,7 +217,7 @@ def passes_without(proposal: OpenProposal, *left_out: bytes) -> bool:
 def executable(change: Change | None) -> bool:
     """Whether an accepted change is put in force by an entry of its own."""
     return change is not None and not isinstance(
-        change, AdoptionChange | TrainingChange | CheckpointChange
+        change, AdoptionChange | TrainingChange | CheckpointChange | ExclusionChange
     )
 
 

@@ -30,7 +30,7 @@ import msgspec
 
 from protocols.draw import Draw
 from protocols.errors import MalformedError
-from protocols.ledger.risk import Risk
+from protocols.risk import Risk
 
 WORD = 8
 MAX_ROWS = 1 << 16
@@ -197,7 +197,10 @@ class Batch:
     ) -> "Batch":
         """A batch of these columns; values beyond 64 bits become the nearest."""
         plain = {
-            name: {key: [_fit(value) for value in values] for key, values in columns.items()}
+            name: {
+                key: [v if I64_MIN <= v <= I64_MAX else _fit(v) for v in values]
+                for key, values in columns.items()
+            }
             for name, columns in tables.items()
         }
         rows = [len(next(iter(plain[table.name].values()))) for table in slot.tables]

@@ -8,7 +8,7 @@ daemon's own rules (synapsed/holdings/adapters.py).
 """
 
 from protocols.draw import Draw
-from protocols.ledger.risk import Risk
+from protocols.risk import Risk
 from protocols.slots.abi import MAX_ROWS, Batch, Column, Goal, Invariant, Limits, Run, Slot, Table
 from protocols.slots.checks import moves, permuted
 

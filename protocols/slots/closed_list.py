@@ -2,7 +2,7 @@
 
 Each is a policy that can be wrong without anything being forged, lost or leaked that the rest of
 the daemon guards. What is not here is protected: consensus, identity, cryptography and the
-council first of all (protocols/ledger/risk.py).
+council first of all (protocols/risk.py).
 """
 
 from collections.abc import Mapping

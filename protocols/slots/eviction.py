@@ -11,7 +11,7 @@ not be enough. Those are the daemon's own rules (synapsed/holdings/eviction.py).
 from collections.abc import Sequence
 
 from protocols.draw import Draw
-from protocols.ledger.risk import Risk
+from protocols.risk import Risk
 from protocols.slots.abi import MAX_ROWS, Batch, Column, Goal, Invariant, Limits, Run, Slot, Table
 from protocols.slots.checks import moves, permuted
 

@@ -9,7 +9,7 @@ member, or empty a mesh. Those are the daemon's own rules.
 from functools import partial
 
 from protocols.draw import Draw
-from protocols.ledger.risk import Risk
+from protocols.risk import Risk
 from protocols.slots import checks
 from protocols.slots.abi import Batch, Column, Goal, Invariant, Limits, Run, Slot, Table
 

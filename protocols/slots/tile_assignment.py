@@ -9,7 +9,7 @@ here or in flight; ask a peer for what it has not got.
 """
 
 from protocols.draw import Draw
-from protocols.ledger.risk import Risk
+from protocols.risk import Risk
 from protocols.slots import checks
 from protocols.slots.abi import MAX_ROWS, Batch, Column, Goal, Invariant, Limits, Run, Slot, Table
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from protocols.gossip.shelf import Holding
 from protocols.rendezvous import rank
-from protocols.transfer.shelf import Holding
 
 MAX_AUDITS = 64
 """Holders of one model that one daemon asks: at a probe a minute 270 KB/s, and more than any

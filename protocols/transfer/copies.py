@@ -6,8 +6,8 @@ from itertools import accumulate
 
 import msgspec
 
+from protocols.gossip.shelf import Holding
 from protocols.transfer.audit import Audit
-from protocols.transfer.shelf import Holding
 
 GROUP_TILES = 64
 """Tiles with one ranking: at most 256 MiB, half a minute at 10 MB/s."""

@@ -27,11 +27,11 @@ import msgspec
 from protocols.cid import cid_text
 from protocols.effects import Blame, Effect, Emit
 from protocols.gossip.peerscore import Fault
+from protocols.gossip.shelf import Holding
 from protocols.ratelimit import TokenBucket
 from protocols.rendezvous import cost
 from protocols.transfer.audit import Audit
 from protocols.transfer.copies import GROUP_TILES, Attempts, Model, count_copies, runs_of
-from protocols.transfer.shelf import Holding
 from protocols.transfer.turns import Turns
 from protocols.transfer.watch import Watch
 

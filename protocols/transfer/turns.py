@@ -11,9 +11,9 @@ Whoever has part of the group and gets on is taken to repair it, and d is one le
 
 from collections.abc import Mapping
 
+from protocols.gossip.shelf import Holding
 from protocols.rendezvous import MAX_WEIGHT, rank
 from protocols.transfer.copies import GROUP_TILES, TILE_BYTES, Model, overlap
-from protocols.transfer.shelf import Holding
 
 PATIENCE_STEPS = 10
 """Steps for which others who seem to get on are waited for at most."""

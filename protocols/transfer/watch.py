@@ -15,10 +15,10 @@ bounded here:
 from collections.abc import Callable, Container, Iterator
 from math import inf
 
+from protocols.gossip.shelf import Holding
 from protocols.rendezvous import cost
 from protocols.transfer.audit import Audit
 from protocols.transfer.copies import Model
-from protocols.transfer.shelf import Holding
 
 MAX_MODELS = 1024
 """Of others, at some 4 KB each while nobody is short of them."""

@@ -5,7 +5,8 @@ of a model their headers and a few tiles at random, of anything else every byte.
 is not pinned, so the next `gc` takes it again.
 
 An upgrade's module is checked, too: whether it does what its slot demands (upgrades/soundness.py);
-and a checkpoint is evaluated beside its parent (training/proof.py).
+a checkpoint is evaluated beside its parent (training/proof.py); and what somebody is accused of is
+computed again (training/judge.py).
 
 A member of the council says what it found as a verdict; a proposer is told before it submits.
 """
@@ -22,6 +23,7 @@ from protocols.changes import (
     AdoptionChange,
     Change,
     CheckpointChange,
+    ExclusionChange,
     TrainingChange,
     UpgradeChange,
     touched,
@@ -33,8 +35,10 @@ from protocols.ledger.entries import NO_INTERVAL
 from protocols.manifest import Manifest, ProposalManifest, decode_manifest
 from synapsed.authoring.question import CheckFailedError
 from synapsed.control.problems import ArtefactUnavailableError
+from synapsed.ledger.awaited import Awaited
 from synapsed.models import NotAModelManifestError
 from synapsed.process import supervise
+from synapsed.training.judge import Judge
 from synapsed.training.proof import Proof
 from synapsed.transfer.limits import Room
 from synapsed.transfer.plan import Part
@@ -55,6 +59,9 @@ holders may be asleep, and a verdict is not taken back."""
 TRIES_OPEN = 8
 """... where a check came to no end, which says nothing about what it was of: an hour's overload of
 this machine is waited for, and after that nothing is said at all."""
+TRIES_SOON = 16
+"""Looks beside those because somebody offers what is lacking, before the next one is due: a
+checkpoint is proposed as soon as it is written, and its holders' announcements are on their way."""
 AT_ONCE = 3
 """Proposals that are looked at together: one whose holders are slow holds up one place."""
 MAX_WAITING = 512
@@ -102,19 +109,28 @@ class Examiner:
         soundness: Soundness | None = None,
         tell: supervise.Emit | None = None,
         proof: Proof | None = None,
+        *,
+        judge: Judge | None = None,
     ) -> None:
         """`soundness` looks at upgrades; without it they are only fetched. `proof` evaluates
-        checkpoints; without it nothing is said of them. `tell` is told of every verdict, and why
-        it is one. `found` is given a proposal, whether it holds, and a checkpoint's interval."""
+        checkpoints, and `judge` recomputes cases; without them nothing is said of these. `tell` is
+        told of every verdict, and why it is one. `found` is given a proposal, whether it holds, and
+        a checkpoint's interval."""
         self._puller = puller
         self._soundness = soundness
         self._proof = proof
+        self._cases = judge
         self._tell = tell
         self._found = found
         self._places = trio.CapacityLimiter(AT_ONCE)
         self._asked: deque[Examine] = deque()
         self._under_way = 0
         self._wake = trio.Event()
+        self._awaited = Awaited()
+
+    def offered(self, cid: bytes) -> None:
+        """Somebody announces it: what lacked it is looked at again soon."""
+        self._awaited.offered(cid)
 
     def ask(self, question: Examine) -> None:
         """Look at it when its turn comes."""
@@ -134,17 +150,22 @@ class Examiner:
                 await self._wake.wait()
 
     async def _examine(self, question: Examine) -> None:
-        budget = Budget()
-        for again in range(1, TRIES_OPEN + 1):
+        budget, tries, soon = Budget(), 0, TRIES_SOON
+        wanted = _wanted(question.manifest)
+        while True:
             async with self._places:
                 finding, error = await self._finding(question, budget)
+            tries += 1
             is_open = isinstance(error, CheckFailedError)
             if is_open:
                 budget = Budget()  # all was there: the time went into looking at it
-            elif error is None or isinstance(error, MalformedError) or again >= TRIES:
+            elif error is None or isinstance(error, MalformedError):
                 break
-            if again < TRIES_OPEN:
-                await trio.sleep(AGAIN_S * again if is_open else AGAIN_S)
+            if tries >= (TRIES_OPEN if is_open else TRIES):
+                break
+            wait = AGAIN_S * tries if is_open else AGAIN_S
+            if await self._awaited.any_of(wanted if soon else (), wait):
+                tries, soon = tries - 1, soon - 1  # one more than else
         self._under_way -= 1
         if is_open:
             log.warning("%s: no verdict: %s", cid_text(question.proposal), error)
@@ -166,6 +187,8 @@ class Examiner:
         try:
             if isinstance(change, CheckpointChange):
                 return await self._judge(question.proposal, change), None
+            if isinstance(change, ExclusionChange):
+                return await self._recompute(change), None
             await self.look(question.manifest, budget, thorough=True)
         except SynapseError as error:
             log.info("what a proposal is about does not hold: %s", error)
@@ -176,6 +199,11 @@ class Examiner:
         if self._proof is None:
             raise CheckFailedError("this daemon evaluates no checkpoints")
         return await self._proof.judge(proposal, change)
+
+    async def _recompute(self, change: ExclusionChange) -> Finding:
+        if self._cases is None:
+            raise CheckFailedError("this daemon recomputes no cases")
+        return await self._cases.judge(change)
 
     async def look(
         self, proposal: ProposalManifest, budget: Budget | None = None, *, thorough: bool = False
@@ -219,6 +247,13 @@ class Examiner:
         return decode_manifest(block)
 
 
+def _wanted(proposal: ProposalManifest) -> tuple[bytes, ...]:
+    """What must be here to look at it."""
+    change = proposal.change
+    parent = (change.parent,) if isinstance(change, CheckpointChange) else ()
+    return tuple(dict.fromkeys((*touched(change), *parent, *proposal.depends_on)))
+
+
 def _stated(change: Change | None) -> dict[bytes, str]:
     """The kinds of the manifests that a change acts on, as it states them."""
     if isinstance(change, AdoptionChange):
@@ -227,6 +262,8 @@ def _stated(change: Change | None) -> dict[bytes, str]:
         return {change.model: "model", change.evaluation: "dataset"}
     if isinstance(change, CheckpointChange):
         return {change.manifest: "model", change.evidence: "dataset"}
+    if isinstance(change, ExclusionChange):
+        return {change.case: "dataset", change.evidence: "dataset"}
     return {}
 
 

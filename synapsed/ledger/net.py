@@ -14,6 +14,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 
 import trio
 
@@ -35,6 +36,12 @@ WRITE_SECONDS = 10.0
 REOPEN_AFTER, REOPEN_LATEST = 0.25, 4.0
 """Seconds until a broken stream is opened again, doubling: a member that comes back must be heard
 within a time-out or two, and a dial that fails costs both sides a few packets."""
+STEADY_SECONDS = 10.0
+"""A stream that lived so long begins the doubling anew; one whose peer takes the connection and
+hangs up (it has banned us, or has no room) does not."""
+HASTY = 3
+"""Waits in a row that a new connection may cut short: where both sides dial at once one of the two
+is dropped, and a peer that hangs up is not worth more. A wait to its end makes up for one."""
 IDLE_SECONDS = 300.0
 """A stream on which nothing was sent for so long is given up, and so is one that we read."""
 LANE_FRAMES, LANE_BYTES = 64, 2 << 20
@@ -221,22 +228,27 @@ class CouncilNet:
 
     async def _keep(self, link: Link) -> None:
         """Write what the link is given, until it is given nothing any more."""
-        wait = REOPEN_AFTER
+        wait, hasty = REOPEN_AFTER, 0
         try:
             while await link.some():
                 link.retry = trio.Event()
+                opened = inf
                 try:
                     await self._connect(link.peer)
                     async with self._net.open_stream(link.peer, link.protocol) as stream:
-                        wait = REOPEN_AFTER
+                        opened = trio.current_time()
                         if self._urgent(link.peer):
                             stream.hurry()
                         await self._write(link, stream)
                         return
                 except NetError as error:
                     log.debug("%s to %s: %s", link.protocol, peer_id_text(link.peer), error)
-                with trio.move_on_after(wait * random.uniform(0.75, 1.25)):  # noqa: S311
-                    await link.retry.wait()  # it is connected (again): no reason to wait longer
+                if trio.current_time() >= opened + STEADY_SECONDS:
+                    wait, hasty = REOPEN_AFTER, 0
+                news = trio.Event() if hasty >= HASTY else link.retry
+                with trio.move_on_after(wait * random.uniform(0.75, 1.25)) as whole:  # noqa: S311
+                    await news.wait()  # it is connected (again): no reason to wait longer
+                hasty = max(0, hasty - 1) if whole.cancelled_caught else hasty + 1
                 wait = min(2 * wait, REOPEN_LATEST)
         finally:
             self._links.pop((link.peer, link.protocol), None)

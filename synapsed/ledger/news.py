@@ -10,6 +10,8 @@
     training.opened      a model is trained, or by another plan
     checkpoint.judged    a member's verdict on a checkpoint
     checkpoint.ratified  the head that newcomers pull is another one
+    exclusion.judged     a member's verdict on what somebody is accused of
+    training.excluded    who was caught has no office for some epochs
     council.epoch, council.seated, council.unseated, council.guilt
 
 Every daemon tells the same of the same entry: the fields but `milliseconds` are the ledger's.
@@ -37,6 +39,7 @@ MAX_VOTED = 32
 RECENT = 1024
 """Entries whose way to ratification is remembered for the median and the like."""
 
+_JUDGED = {"improved": "checkpoint.judged", "wrong": "exclusion.judged"}
 _STAGE_EVENTS = {
     "open": "upgrade.stage",
     "settle": "upgrade.settled",
@@ -151,21 +154,29 @@ class News:
                 )
             case e.StageEntry():
                 self._stage(body, about)
-            case e.Verdict(proposal, "improved", holds, interval):
+            case e.Verdict():
                 assert isinstance(entry, e.Submission)
-                self._emit(
-                    "checkpoint.judged",
-                    proposal=cid_text(proposal),
-                    peer=peer_id_text(entry.author),
-                    holds=holds,
-                    **_interval(interval),
-                    **about,
-                )
+                self._judged(entry.author, body, about)
             case e.Report():
                 assert isinstance(entry, e.Submission)
                 self._reported(entry.author, body, about, ledger)
             case e.GuiltProof(proof):
                 self._guilt(proof.seat, proof.epoch, about, ledger)
+
+    def _judged(self, author: bytes, said: e.Verdict, about: dict[str, object]) -> None:
+        """Of what members measure or recompute; that something can be fetched is only counted."""
+        kind = _JUDGED.get(said.claim)
+        if kind is None:
+            return
+        measured = _interval(said.interval) if said.claim == "improved" else {}
+        self._emit(
+            kind,
+            proposal=cid_text(said.proposal),
+            peer=peer_id_text(author),
+            holds=said.holds,
+            **measured,
+            **about,
+        )
 
     def _opened(self, manifest: bytes, about: dict[str, object], ledger: LedgerState) -> None:
         cid = cid_of(manifest)
@@ -237,6 +248,18 @@ class News:
                 )
 
     def _trained(self, cid: bytes, about: dict[str, object], ledger: LedgerState) -> None:
+        for who, found in sorted(ledger.exclusions.items()):
+            if found.proposal == cid:
+                self._emit(
+                    "training.excluded",
+                    model=cid_text(found.training),
+                    peer=peer_id_text(who),
+                    epoch=found.epoch,
+                    until=found.until,
+                    lost=found.lost,
+                    proposal=cid_text(cid),
+                    **about,
+                )
         for lineage, training in sorted(ledger.trainings.items()):
             model = cid_text(lineage)
             if training.proposal == cid:
