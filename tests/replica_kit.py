@@ -204,8 +204,8 @@ class Homes:
         """In one step."""
         self._queue.append((self.now + STEP, call))
 
-    def run(self, ms: int, *, ticking: bool = True) -> None:
-        """Let time pass; the ledger ticks each second."""
+    def run(self, ms: int, *, ticking: bool | str = True) -> None:
+        """Let time pass; the ledger ticks each second, for all or for those named."""
         until = self.now + ms
         while self.now < until:
             while self._queue and self._queue[0][0] <= self.now:
@@ -215,11 +215,17 @@ class Homes:
                 self.ledger_ms = self.now
                 self.index += 1
                 for home in self.homes.values():
-                    home.tick_ledger()
+                    if ticking is True or home.name in ticking:
+                        home.tick_ledger()
             for home in self.homes.values():
                 wake = None if home.replica is None else home.replica.next_wake
                 if wake is not None and wake <= self.now:
                     home.do(Tick())
+
+    def deliver(self) -> None:
+        """What is under way arrives now, and what follows from that; nobody's Tick comes."""
+        while self._queue:
+            self._queue.popleft()[1]()
 
     def turn(self, newer: Seats, names: str) -> None:
         """A new epoch, which those know of; who has no replica gets one, if it is in it."""

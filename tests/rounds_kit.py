@@ -18,7 +18,6 @@ from protocols.learn.claims import (
     round_message,
 )
 from protocols.learn.messages import Blob, Push, Said
-from protocols.learn.plan import Phase, Plan
 from protocols.learn.replica_ports import Term
 from protocols.learn.round_ports import (
     Advance,
@@ -29,11 +28,14 @@ from protocols.learn.round_ports import (
     Followed,
     Heard,
     Led,
+    NotAggregated,
     Propose,
     RoundsSettings,
     Say,
+    State,
 )
 from protocols.learn.rounds import Rounds
+from protocols.plan import Phase, Plan
 from protocols.realm import Realm
 from simnet.virtual.keys import Key, Keys
 
@@ -116,20 +118,31 @@ class Trio:
         self.learners = [self.keys.new(f"learner {number}") for number in range(16)]
         self.log: list[bytes] = []
         self.held = False
+        self._committing = False
         self.proposed: list[Propose] = []
         self.said: list[tuple[bytes, bytes, Said]] = []
         """(from, to, message) to whoever is no replica."""
         self.effects: list[object] = []
         """All others."""
+        self.by: list[tuple[int, object]] = []
+        """The same, with whose they are."""
         self.records: dict[int, Record] = {}
         self.aggregating: Aggregate | None = None
         self.answers = True
-        """Whether Aggregate is answered at once."""
+        """Whether the primary's Aggregate is answered at once."""
+        self.unable: set[int] = set()
+        """Replicas whose workers answer nothing."""
+        self.waiting: dict[int, Aggregate] = {}
+        """What those were asked last."""
+        self.unusable: set[bytes] = set()
+        """Inputs that no worker can use."""
+        self.lies: dict[int, Callable[[Aggregated], Aggregated]] = {}
+        """What a replica's worker makes of the truth."""
         self.deaf: set[bytes] = set()
         self.leader: int | None = None
         self.rounds = [self.new(number, epoch) for number in range(3)]
 
-    def new(self, number: int, epoch: int = 1, **more: Callable[[bytes], bool]) -> Rounds:
+    def new(self, number: int, epoch: int = 1, **more: Callable[..., object]) -> Rounds:
         """A replica that knows nothing yet."""
         settings = RoundsSettings(
             realm=REALM,
@@ -146,6 +159,12 @@ class Trio:
         sign, verify = self.seats[number].sign, self.keys.verify
         return Rounds(settings, sign, verify, lambda _: None, self.now)
 
+    def epoch(self, number: int) -> None:
+        """The ledger has a new one, with the same three."""
+        self.leader = None
+        for rounds in self.rounds:
+            rounds.turn(msgspec.structs.replace(rounds._set, epoch=number), self.now)
+
     def lead(self, number: int, term: int = 3) -> None:
         """That replica is the primary from now on."""
         self.leader = number
@@ -158,8 +177,8 @@ class Trio:
     def restart(self, number: int) -> None:
         """Its memory is gone; its log is not."""
         rounds = self.rounds[number] = self.new(number)
-        for body in self.log:
-            self.do(number, rounds, Committed(body))
+        for index, body in enumerate(self.log, 1):
+            self.do(number, rounds, Committed(body, None, index))
 
     def do(self, number: int, rounds: Rounds, event: Event) -> None:
         """One event, and what follows from it."""
@@ -179,12 +198,17 @@ class Trio:
                     self.commit()
             case Say(peer, message):
                 self._say(number, peer, message)
+            case Aggregate(judging=True):
+                self.waiting[number] = effect
+                if number not in self.unable:
+                    self.judge(number)
             case Aggregate():
                 self.aggregating = effect
                 if self.answers:
                     self.aggregate()
             case _:
                 self.effects.append(effect)
+                self.by.append((number, effect))
 
     def _say(self, number: int, peer: bytes, message: Said) -> None:
         mine = self.seats[number].peer
@@ -196,24 +220,48 @@ class Trio:
         self.said.append((mine, peer, message))
 
     def commit(self) -> None:
-        """What was proposed is committed, everywhere."""
+        """What was proposed is committed, everywhere, in one order."""
+        if self._committing:
+            return
+        self._committing = True
         while self.proposed:
             proposed = self.proposed.pop(0)
             self.log.append(proposed.body)
+            writer = None if self.leader is None else self.seats[self.leader].peer
             for number, rounds in enumerate(self.rounds):
                 tag = proposed.tag if number == self.leader else None
-                self.do(number, rounds, Committed(proposed.body, tag))
+                self.do(number, rounds, Committed(proposed.body, tag, len(self.log), writer))
+        self._committing = False
 
-    def aggregate(self, **more: object) -> None:
-        """The worker answers."""
+    def aggregate(self) -> None:
+        """The primary's worker answers."""
         asked = self.aggregating
         assert asked is not None
         assert self.leader is not None
         self.aggregating = None
-        result = Blob(digest_of("result", asked.number, asked.parts), SIZE)
-        head = digest_of("head", asked.number, asked.base, asked.parts)
-        shares = tuple(1000 // len(asked.parts) for _ in asked.parts)
-        self.at(self.leader, Aggregated(asked.ticket, result, head, shares, **more))  # type: ignore[arg-type]
+        self.at(self.leader, self.worked(self.leader, asked))
+
+    def judge(self, number: int) -> None:
+        """Another's does, of what it was asked last."""
+        self.at(number, self.worked(number, self.waiting.pop(number)))
+
+    def worked(self, number: int, asked: Aggregate) -> Event:
+        """What a replica's worker makes of inputs: a function of what it is given, or a lie."""
+        good = tuple(part for part in asked.parts if part.blob.digest not in self.unusable)
+        bad = tuple(part.blob.digest for part in asked.parts if part not in good)
+        if not good:
+            return NotAggregated(asked.ticket, "none is a delta", bad)
+        of = (asked.number, asked.base, good, asked.before)
+        made = Aggregated(
+            asked.ticket,
+            Blob(digest_of("result", *of), SIZE),
+            digest_of("head", *of),
+            tuple(1000 // len(good) if part in good else 0 for part in asked.parts),
+            bad,
+            asked.before,
+            State(digest_of("state", *of), SIZE),
+        )
+        return self.lies.get(number, lambda same: same)(made)
 
     def push(self, said: Claim | Sum, to: int | None = None, *, by: bytes | None = None) -> None:
         """A learner's delta, or a sum, comes."""

@@ -40,6 +40,7 @@ from protocols.learn.messages import (
 )
 from protocols.learn.replica_ports import Term
 from protocols.learn.round_ports import Heard, Release, Say, Tick
+from protocols.ledger.trainings import EXCLUDED
 from simnet.virtual.keys import Keys
 from tests.rounds_kit import (
     GENESIS,
@@ -303,6 +304,16 @@ def test_the_replica_in_its_region_is_given_the_sum_before_the_log_brings_it():
 # -- whom it serves -------------------------------------------------------------------------------
 
 
+def test_without_a_worker_it_serves_nobody():
+    able = [True]
+    hub = Hub(able=lambda: able[0])
+    claim = claim_of(hub.learners[0], 0, GENESIS)
+    push = Push(said=claim, groups=(0,), relay=True)
+    assert hub.machine.screen(claim.learner, push, hub.now) == []
+    able[0] = False
+    assert [no.reason for no in hub.machine.screen(claim.learner, push, hub.now)] == ["full"]
+
+
 def test_beyond_its_fan_in_it_refuses_before_any_byte_is_fetched():
     hub = Hub(fan_in=2)
     hub.push(0, 1)
@@ -514,8 +525,13 @@ def test_a_wrong_sum_costs_its_place_and_proves_itself_to_whoever_hears_of_it():
     proof = proven(hub, said)
     checker.tell(Heard(hub.key.peer, proof))
     effects = checker.tell(Recomputed(said.made.digest, False))
-    assert [it for it in effects if isinstance(it, Caught)] == [Caught(hub.key.peer, proof)]
-    (accuse,) = [it.message for it in effects if isinstance(it, Say)]
+    (found,) = [it for it in effects if isinstance(it, Caught)]
+    assert (found.aggregator, found.proof) == (hub.key.peer, proof)
+    assert found.record is not None, "that of the round that took it"
+    told = {it.peer: it.message for it in effects if isinstance(it, Say)}
+    cheated = {hub.learners[number].peer for number in (0, 1, 2)}
+    assert told.keys() == cheated | {b"friend"}, "also those whose deltas are in it"
+    (accuse,) = {pack(it): it for it in told.values()}.values()
     assert hub.key.peer in checker.machine.caught
     other = Checker(hub, name="somebody")
     (work,) = other.tell(Heard(b"friend", accuse))
@@ -545,7 +561,27 @@ def test_who_gives_no_proof_loses_its_place_here():
         assert checker.tell(Tick(), audit.PROOF_MS) == []
     checker.recorded(said)
     effects = checker.tell(Tick(), audit.PROOF_MS)
-    assert [it for it in effects if isinstance(it, Caught)] == [Caught(hub.key.peer, None)]
+    (found,) = [it for it in effects if isinstance(it, Caught)]
+    assert (found.aggregator, found.proof, found.record) == (hub.key.peer, None, None)
+
+
+def test_proofs_that_were_not_given_are_forgotten_epoch_by_epoch():
+    hub = Hub()
+    said = hub.play(0, GENESIS, 0, 1)
+    checker = Checker(hub)
+    checker.machine.turn(1)
+    for epoch in range(2, 2 + 2 * audit.MISSES):
+        checker.recorded(said)
+        assert checker.tell(Tick(), audit.PROOF_MS) == []
+        checker.machine.turn(epoch)
+    for _ in range(audit.MISSES):
+        checker.recorded(said)
+        checker.tell(Tick(), audit.PROOF_MS)
+    assert hub.key.peer in checker.machine.caught
+    checker.machine.turn(epoch + EXCLUDED)
+    assert hub.key.peer in checker.machine.caught
+    checker.machine.turn(epoch + EXCLUDED + 1)
+    assert not checker.machine.caught
 
 
 def test_what_is_carried_must_be_what_a_sum_left_that_a_round_took():
@@ -585,7 +621,8 @@ def test_who_checks_what_is_drawn_from_the_record_and_differs_between_auditors()
         drawn += sum(each)
     share = drawn / (400 * len(hub.learners))
     assert 0.5 / audit.ONE_IN < share < 2 / audit.ONE_IN
-    assert audit.odds(100, own=True) == audit.ONE_IN * audit.REGION
-    assert audit.odds(100, own=False) == audit.FAR_ONE_IN * 100
+    assert audit.odds(100, 3, own=True) == audit.ONE_IN * 3, "its three look at one in eight"
+    assert audit.odds(100, 60, own=True) == audit.ONE_IN * audit.REGION
+    assert audit.odds(100, 60, own=False) == audit.FAR_ONE_IN * 100
     alone = Input(said.aggregator, said.made.digest, 0)
     assert not audit.drawn(record, hub.key.peer, alone, 1), "a learner's own delta is no sum"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ from protocols.learn import delta
 from protocols.learn.delta import HEADER, NAMES, DeltaError, PackedError, parse
 from protocols.learn.deltaread import decode_reference
 from synapsed.computeworker import codec_grid, codecs
+from synapsed.computeworker.codec_bits import pack_words, unpack_words
 from synapsed.computeworker.codecs import DEFAULT, Settings, decode, encode, inflate
+from synapsed.computeworker.decoded import Decoded
 from synapsed.computeworker.feedback import Feedback
 from tests.delta_kit import bits_of, expected, float_of
 
@@ -421,6 +424,62 @@ def test_aggregate_of_encodings_is_the_encoding_of_the_aggregate(name: str) -> N
         steps = [float(tile.abs().max()) / 127 * 1.125 / 2 for tile in [*inputs, mean]]
         assert float((apart - together).abs().max()) <= sum(steps[:-1]) / learners + steps[-1]
         assert float((apart - together).norm() / mean.norm()) < 0.02
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=names, group=groups, chosen=choices)
+def test_what_is_taken_off_is_what_the_delta_says(
+    name: str, group: list[list[float]], chosen: Settings
+) -> None:
+    tiles, left = tensors(group), tensors(group)
+    sizes = [len(values) for values in group]
+    with patch.object(codecs, "RUN", 60):  # some of the tiles together, and others alone
+        data = codecs.encode_off(name, left, chosen)
+    assert data == encode(name, tiles, chosen)
+    for tile, said, rest in zip(tiles, decode(data, sizes), left, strict=True):
+        assert bits(rest) == bits(tile - said)
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=names, group=groups, chosen=choices, seed=st.integers(0, 99))
+def test_a_delta_of_few_values_means_the_same_as_all_of_them(
+    name: str, group: list[list[float]], chosen: Settings, seed: int
+) -> None:
+    """Of which the first is -0 where it is added, and so is every base's."""
+    sizes = [len(values) for values in group]
+    data = encode(name, tensors(group), chosen)
+    whole, few = decode(data, sizes), Decoded.read(data, sizes)
+    for at, (tile, base) in enumerate(zip(whole, random_tiles(*sizes, seed=seed), strict=True)):
+        base[::3] = -0.0
+        assert bits(few.tile(at)) == bits(tile)
+        assert bits(few.added(at, base)) == bits(base + tile)
+        assert few.largest(at) == float(tile.abs().max())
+        said = few.entries(at)
+        if said is not None:
+            assert not said.places.numel() or int(said.places[-1]) < sizes[at]
+
+
+@given(
+    width=st.integers(0, 13),
+    words=st.lists(st.integers(0, (1 << 13) - 1), max_size=40),
+    spoil=st.booleans(),
+)
+def test_words_of_bits_are_read_as_they_were_written(
+    width: int, words: list[int], spoil: bool
+) -> None:
+    """And nothing behind the last is overlooked."""
+    small = [word & (1 << width) - 1 for word in words]
+    packed = pack_words(torch.tensor(words, dtype=torch.int64), width)
+    whole = sum(word << width * at for at, word in enumerate(small))
+    length = (len(words) * width + 7) // 8
+    assert bytes(packed.tolist()) == whole.to_bytes(length, "little")
+    if spoil and len(words) * width % 8:
+        packed[-1] |= 0x80
+        assert unpack_words(packed, len(words), width) is None
+    else:
+        found = unpack_words(packed, len(words), width)
+        assert found is not None
+        assert found.tolist() == small
 
 
 # --- vectors

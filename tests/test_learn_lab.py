@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from protocols.learn import defaults
-from protocols.learn.plan import Phase
+from protocols.plan import Phase
+from synapsed.computeworker import codecs, robust
 from synapsed.computeworker.feedback import Feedback
 from synapsed.computeworker.lab import Dense, Lab, Text
+from synapsed.computeworker.sums import summed
 from tests.bench.byzantine import KINDS
-from tests.bench.learn_wire import dense_bytes, round_bytes
+from tests.bench.learn_wire import dense_bytes, round_bytes, sum_bytes
 
 TEXT = Path("tests/data/shakespeare.txt")
 PLAN = msgspec.structs.replace(
@@ -87,6 +89,48 @@ def test_bytes_on_the_wire_are_payload_and_what_goes_around_it() -> None:
     whole = round_bytes(3, 15, deltas, result)
     assert payload + 4 * 1_500 < whole < payload + 4 * 3_500
     assert dense_bytes(15, 4, 1000) == 15 * 4 * 2 * 4000
+
+
+def test_regions_pass_one_sum_on_and_what_it_left_comes_later(text: Text) -> None:
+    lab, straight = lab_of(text, 4, regions=2), lab_of(text, 4)
+    first, other = lab.run_round(), straight.run_round()
+    assert first.deltas == other.deltas
+    assert (len(first.sums), len(first.shares)) == (2, 2)
+    assert first.result != other.result, "the sums are encoded anew"
+    for _ in range(5):
+        lab.run_round()
+        straight.run_round()
+    assert abs(lab.loss() - straight.loss()) < 0.1
+    with pytest.raises(ValueError, match="3 learners in 2 regions"):
+        lab_of(text, 3, regions=2)
+
+
+def test_a_sum_says_the_mean_and_with_the_next_ones_all_of_it(text: Text) -> None:
+    lab = lab_of(text, 3)
+    inputs = [codecs.decode(delta, lab.sizes) for delta in lab.run_round().deltas]
+    mean = torch.cat(robust.aggregate(inputs).mean)
+    said, left = torch.zeros_like(mean), None
+    for _ in range(6):
+        made = summed(inputs, [1, 1, 1], left, PLAN.phases[0])
+        assert made == summed(inputs, [1, 1, 1], left, PLAN.phases[0]), "anybody can repeat it"
+        said += torch.cat(codecs.decode(made.delta, lab.sizes))
+        left = codecs.decode(made.left, lab.sizes)
+    assert left is not None
+    whole = said + torch.cat(left)
+    assert float((whole - 6 * mean).norm() / (6 * mean).norm()) < 0.02, "int8 rounds what is left"
+    alone = torch.cat(
+        codecs.decode(summed(inputs, [1, 1, 1], None, PLAN.phases[0]).delta, lab.sizes)
+    )
+    assert float((alone - mean).norm() / mean.norm()) > 0.2, "one sum alone leaves much out"
+
+
+def test_of_a_region_one_sum_and_one_result_cross() -> None:
+    sums, result = [bytes([at]) * 20_000 for at in range(2)], bytes(10_000)
+    each = sum_bytes(3, sums, 4, result)
+    assert len(each) == 2
+    assert all(30_000 + 1_500 < one < 30_000 + 4_000 for one in each)
+    four = round_bytes(3, 15, [bytes([at]) * 20_000 for at in range(4)], result)
+    assert 3.5 < four / each[0] < 4.1
 
 
 def test_default_plans_fall_and_leave_no_step_out() -> None:

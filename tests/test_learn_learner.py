@@ -34,9 +34,9 @@ from protocols.learn.messages import (
     Watch,
     Where,
 )
-from protocols.learn.plan import Phase
 from protocols.learn.replica_ports import Term
 from protocols.learn.round_ports import Heard, Say, Tick
+from protocols.plan import Phase
 from simnet.virtual.keys import Keys
 from tests.rounds_kit import GENESIS, MODEL, PLAN, REALM, SIZE, digest_of, record_of
 
@@ -415,6 +415,7 @@ def test_a_full_aggregator_sends_it_straight_to_the_primary():
     desk.refuse(0, digests[0], "full", by=aggregator)
     ((to, push),) = desk.pushed()
     assert (to, push.groups) == (desk.primary(0), (0,))
+    assert desk.pop(Silent) == [Silent(aggregator)], "another one is looked for"
 
 
 def test_another_route_takes_along_what_is_not_acked():

@@ -2,18 +2,22 @@
 has a round's inputs computes again to the bit."""
 
 import math
+import struct
 
 import msgspec
 import pytest
 import torch
 from torch import Tensor
 
-from protocols.learn.plan import Phase, Plan
-from synapsed.computeworker import outer, robust
+from protocols.plan import Phase, Plan
+from synapsed.computeworker import codecs, outer, robust
+from synapsed.computeworker.codecs import Settings
+from synapsed.computeworker.decoded import Decoded
 from synapsed.computeworker.feedback import Feedback
 from synapsed.computeworker.outer import Outer
 
 TILES = [700, 64, 1000]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ROBUST: tuple[robust.Rule, ...] = ("clip", "agree", "centred", "trimmed")
 
 
@@ -192,6 +196,24 @@ def test_the_sum_is_the_fp64_sum_in_the_order_of_the_inputs() -> None:
         assert float(found[0][at]) == float(torch.tensor(total, dtype=torch.float64).float())
 
 
+@pytest.mark.parametrize("count", [2, 5, robust.FEW + 3])
+@pytest.mark.parametrize("rule", ["mean", *ROBUST])
+def test_few_values_come_to_the_same_bits_as_all_of_them(count: int, rule: robust.Rule) -> None:
+    """Whether a replica sums what deltas say, or all values of their tiles."""
+    chosen = Settings(block_bits=6, dead_zone=2.0)
+    deltas = [codecs.encode("ternary", one, chosen) for one in honest(count)]
+    few = [Decoded.read(delta, TILES) for delta in deltas]
+    assert all(one.entries(0) is not None for one in few)
+    whole = [codecs.decode(delta, TILES) for delta in deltas]
+    assert robust.gram(few) == robust.gram(whole)
+    mixed: list[robust.Given] = [whole[0], *few[1:]]
+    for given in (few, mixed):
+        found, wanted = robust.aggregate(given, rule=rule), robust.aggregate(whole, rule=rule)
+        assert found.shares == wanted.shares
+        for one, other in zip(found.mean, wanted.mean, strict=True):
+            assert torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
 # --- error feedback
 
 
@@ -286,3 +308,46 @@ def test_a_successor_without_the_state_goes_on_from_results_alone() -> None:
         mean = [a - b for a, b in zip(base, target, strict=True)]
         base = outer.apply(base, state.step(plan, number, mean, base))
     assert float((flat(base) - flat(target)).norm() / flat(target).norm()) < 0.05
+
+
+# --- its state: named by a hash, so of one encoding
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_state_has_the_same_bytes_wherever_it_is_made_and_however_often_it_moved(
+    steps: int, device: str
+) -> None:
+    plan = plan_of(steps)
+    here, there = Outer.start(TILES), Outer.start(TILES, device)
+    base = noise(11)
+    for number in range(3):
+        mean = robust.aggregate([times(one, 0.01) for one in honest(4)]).mean
+        away = [tile.to(device) for tile in mean], [tile.to(device) for tile in base]
+        assert here.step(plan, number, mean, base) == there.step(plan, number, *away)
+        assert here.save() == there.save()
+        there = Outer.load(there.save(), device)
+    assert Outer.load(here.save()).save() == here.save()
+
+
+def test_a_states_bytes_are_laid_out_as_stated() -> None:
+    state = Outer([torch.tensor([1.0])], [], Feedback([torch.tensor([2.0, -0.0])]), 7)
+    head = b"SYNOUTR1" + struct.pack("<QIIIQQ", 7, 1, 0, 1, 1, 2)
+    assert state.save() == head + struct.pack("<fff", 1.0, 2.0, -0.0)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        b"SYNOUTR1",
+        b"another1" + bytes(20),
+        b"SYNOUTR1" + struct.pack("<QIII", 1, 1, 0, 0),
+        b"SYNOUTR1" + struct.pack("<QIIIQ", 1, 1, 0, 0, 2) + bytes(4),
+        b"SYNOUTR1" + struct.pack("<QIIIQ", 1, 1, 0, 0, 1) + bytes(8),
+        b"SYNOUTR1" + struct.pack("<QIII", 1, 1 << 31, 1 << 31, 1 << 31),
+    ],
+)
+def test_what_is_no_state_is_refused(broken: bytes) -> None:
+    with pytest.raises(ValueError, match="state"):
+        Outer.load(broken)

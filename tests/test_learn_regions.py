@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.learn.regions import CANDIDATES, LEAVE_OUT_MS, WORTH_US, Regions, candidates
+from protocols.learn.regions import (
+    CANDIDATES,
+    LEAVE_OUT_MS,
+    SETTLE_MS,
+    WORTH_US,
+    Regions,
+    candidates,
+)
 
 A, B, C, D = (bytes([letter]) * 8 for letter in b"abcd")
 ME, PRIMARY = b"me", b"primary"
@@ -86,6 +93,30 @@ def test_a_route_that_is_not_clearly_worse_is_held():
     assert route(regions) == A
 
 
+def test_a_region_that_began_apart_ends_at_one():
+    regions = near(a=40, b=12, c=200, primary=200)
+    assert route(regions) == B
+    for _ in range(60):
+        regions.measured(A, 10_000)
+    assert route(regions, now=1000) == B
+    assert route(regions, now=SETTLE_MS) == B
+    assert route(regions, now=SETTLE_MS + 1000) == A, "the first of the ranking, as for all others"
+    alone = near(a=190, primary=200)
+    assert route(alone, [A, ME]) == ME
+    for _ in range(4):
+        alone.measured(A, 10_000)
+    assert route(alone, [A, ME]) == A, "nobody stays alone because nothing is nearer than himself"
+
+
+def test_noise_begins_the_wait_anew():
+    regions = near(a=40, b=12, c=200, primary=200)
+    assert route(regions) == B
+    for now in range(0, 4 * SETTLE_MS, SETTLE_MS // 2):
+        for _ in range(4):
+            regions.measured(A, 10_000 if now % SETTLE_MS else 60_000)
+        assert route(regions, now=now) == B
+
+
 def test_a_silent_one_is_left_out_for_a_while_and_a_caught_one_for_good():
     regions = near(a=10, b=12, primary=120)
     regions.leave_out(A, 0)
@@ -110,7 +141,19 @@ def test_the_replica_in_ones_own_region():
 
 def test_it_says_whom_to_measure():
     regions = near(a=10, primary=100)
-    assert regions.to_measure([A, B, ME], [PRIMARY, C]) == [B, C]
+    assert regions.to_measure([A, B, ME], [PRIMARY, C]) == [B, C, A, PRIMARY]
+    regions.missed(A)
+    assert regions.to_measure([A, ME], [PRIMARY]) == [PRIMARY, A], "who was looked at waits"
+    assert regions.to_measure([], [PRIMARY]) == [PRIMARY], "who is wanted no more does not"
+
+
+def test_a_busy_machine_moves_nobody_and_a_longer_link_does():
+    regions = near(a=2, b=2, primary=60)
+    for late in (40, 55, 70):
+        regions.measured(A, late * 1000)
+    assert route(regions) == A
+    regions.measured(A, 50_000)
+    assert route(regions) == B, "four in a row are the link's"
 
 
 @given(

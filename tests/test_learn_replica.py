@@ -24,6 +24,7 @@ from protocols.learn.replica_ports import (
     Committed,
     Damaged,
     Declined,
+    Distrusted,
     Entry,
     Established,
     Fetch,
@@ -69,7 +70,7 @@ def test_the_first_in_rank_leads_and_two_of_three_commit() -> None:
     homes.cut("c")
     homes["a"].propose(b"one", tag=7)
     homes.run(100)
-    assert homes["a"].of(Committed)[-1] == Committed(1, b"one", (), 7)
+    assert homes["a"].of(Committed)[-1] == Committed(1, b"one", (), 7, peer("a"))
     homes.heal()
     homes.run(2 * BEAT)
     assert [homes[name].log for name in "abc"] == [[b"one"]] * 3
@@ -498,6 +499,26 @@ def test_who_has_no_fresh_tick_acknowledges_and_commits_nothing() -> None:
     assert homes.leaders
 
 
+def test_a_follower_whose_ledger_is_old_acknowledges_nothing_to_a_primary_whose_is_not() -> None:
+    homes = Homes().start()
+    homes.run(LEASE + 1_000, ticking="a")
+    homes.sent.clear()
+    homes.run(3 * BEAT, ticking="a")
+    assert [m for source, _, m in homes.sent if source == "a" and isinstance(m, Append)]
+    assert not [m for _, _, m in homes.sent if isinstance(m, Report)]
+
+
+def test_a_primary_whose_ledger_became_old_commits_nothing_of_what_followers_report() -> None:
+    homes = Homes().start()
+    began = homes.now
+    homes.run(LEASE - 500, ticking="bc")
+    homes["a"].propose(b"late")
+    homes.now = began + LEASE + 100
+    homes.deliver()
+    assert [m for _, _, m in homes.sent if isinstance(m, Report)][-1].length == 1
+    assert homes["a"].log == []
+
+
 def test_a_tick_that_came_late_is_as_old_as_it_is() -> None:
     homes = Homes().start()
     homes.now += LEASE + 1_000
@@ -727,3 +748,80 @@ def test_a_takeover_costs_less_than_four_heartbeats() -> None:
 
 STEP_SPARE = 200
 """Milliseconds to spare."""
+
+
+# -- who lied --------------------------------------------------------------------------------------
+
+
+def distrust(homes: Homes, who: str, by: str) -> None:
+    for name in by:
+        homes[name].do(Distrusted(peer(who)))
+
+
+def test_a_primary_that_two_distrust_is_replaced_and_followed_no_more() -> None:
+    homes = Homes().start()
+    homes["a"].propose(b"one")
+    homes.run(100)
+    distrust(homes, "a", by="bc")
+    homes.run(BEAT)  # and not the patience: nobody waits for a silence
+    assert homes["b"].replica.leading
+    homes.run(BEAT)
+    assert homes.leaders == ["b"]
+    homes["b"].propose(b"two")
+    homes.run(100)
+    assert homes["c"].log == [b"one", b"two"]
+    assert homes["a"].log == [b"one"], "nothing is sent to it"
+
+
+def test_what_one_alone_distrusts_leads_on() -> None:
+    homes = Homes().start()
+    distrust(homes, "a", by="c")
+    homes.run(20 * BEAT)  # it asks for terms all the while
+    assert homes.leaders == ["a"]
+    homes["a"].propose(b"one")
+    homes.run(100)
+    assert homes["b"].log == [b"one"]
+    distrust(homes, "a", by="b")
+    homes.run(6 * BEAT)
+    assert homes.leaders in (["b"], ["c"])
+    assert homes["c"].log == [b"one"], "what two had is not lost"
+
+
+def test_whoever_is_distrusted_is_granted_nothing_and_counted_nowhere() -> None:
+    homes = Homes().start()
+    distrust(homes, "c", by="ab")
+    before = dict(homes["b"].disk)
+    homes["b"].do(Heard(peer("c"), pack(GROUP, Ask(Term(1, 8)))))
+    homes["b"].do(Heard(peer("c"), pack(GROUP, Append(Term(1, 8), Term(1, 8), 0, 0, 0, 0, ()))))
+    assert homes["b"].disk == before
+    homes.cut("b")
+    homes["a"].propose(b"one")
+    homes.run(100)
+    assert homes["a"].log == [], "one and a liar are not two"
+
+
+def test_an_epoch_later_it_is_one_of_three_again() -> None:
+    homes = Homes().start()
+    distrust(homes, "a", by="bc")
+    homes.run(BEAT)
+    homes.index = 25
+    for name in "abc":
+        homes[name].turn((seats(2, "abc"), seats(1, "abc")))
+        homes[name].tick_ledger()
+    homes.run(6 * BEAT)
+    assert homes.leaders == ["a"]
+
+
+def test_who_wrote_an_entry_is_said_of_the_primary_that_leads_alone() -> None:
+    homes = Homes().start()
+    homes.cut("c")
+    homes["a"].propose(b"one")
+    homes.run(100)
+    homes.heal()
+    homes.cut("a")
+    homes.run(6 * BEAT)
+    (leader,) = homes.leaders[-1:]
+    homes[leader].propose(b"two")
+    homes.run(100)
+    written = {entry.body: entry.writer for entry in homes["c"].of(Committed)}
+    assert written == {b"one": None, b"two": peer(leader)}

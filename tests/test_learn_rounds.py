@@ -7,6 +7,7 @@ from protocols.effects import Blame, Save
 from protocols.errors import MalformedError
 from protocols.learn.claims import (
     BadClaimError,
+    Claim,
     Endorsement,
     Record,
     check_record,
@@ -32,11 +33,12 @@ from protocols.learn.round_ports import (
     Committed,
     Declined,
     Heard,
+    Installed,
     NotAggregated,
     Release,
     Tick,
 )
-from protocols.learn.roundlog import Closed, decode_body, encode_body, folded
+from protocols.learn.roundlog import Closed, Standing, decode_body, encode_body
 from tests.rounds_kit import GENESIS, MODEL, PLAN, REALM, SIZE, Trio, claim_of, sealed, sum_of
 
 
@@ -54,6 +56,14 @@ def play(trio: Trio, learners: range) -> None:
     trio.now += PLAN.patience_ms
     trio.at(trio.leader, Tick())
     assert trio.rounds[trio.leader].log.number == number + 1
+
+
+def play_alone(trio: Trio) -> None:
+    """A round that only the primary knows to be right."""
+    for learner in range(4):
+        trio.push(trio.claim(learner))
+    trio.now += PLAN.patience_ms
+    trio.at(trio.leader, Tick())
 
 
 # -- what is taken --------------------------------------------------------------------------------
@@ -99,6 +109,45 @@ def test_another_delta_of_the_same_learner_and_round_is_refused():
     trio.push(trio.claim(1))
     trio.push(trio.claim(1, tag="another"))
     assert trio.to(trio.learners[1], Refused)[0].reason == "duplicate"
+
+
+def same_bytes(trio: Trio, learner: int, number: int | None = None) -> Claim:
+    """Of tiles that no token touched, everybody learns the same."""
+    claim = trio.claim(learner, number)
+    made = msgspec.structs.replace(claim.made[0], digest=b"d" * 32)
+    return sealed(trio.learners[learner], msgspec.structs.replace(claim, made=(made,)))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_two_learners_who_made_the_same_bytes_both_count(held: bool):
+    trio = begun()
+    trio.held = held
+    for learner in range(2):
+        trio.push(same_bytes(trio, learner))
+        if held:
+            assert not trio.to(trio.learners[learner], Acked)
+    trio.commit()
+    for learner in range(2):
+        assert len(trio.to(trio.learners[learner], Acked)) == 1
+        assert not trio.to(trio.learners[learner], Refused)
+    trio.held = False
+    play(trio, range(2, 4))
+    inputs = trio.rounds[1].log.last.inputs
+    assert {one.learner for one in inputs} == {key.peer for key in trio.learners[:4]}
+    assert sum(one.digest == b"d" * 32 for one in inputs) == 2
+    assert not trio.rounds[1].log.pending
+
+
+def test_what_one_learner_made_twice_counts_once_and_is_not_asked_for_again():
+    """Late for one round, and the same for the next: it is told that it was taken."""
+    trio = begun()
+    play(trio, range(4))
+    trio.push(same_bytes(trio, 5, number=0))
+    trio.push(same_bytes(trio, 5))
+    (refused,) = trio.to(trio.learners[5], Refused)
+    assert refused.reason == "duplicate"
+    play(trio, range(4))
+    assert sum(one.digest == b"d" * 32 for one in trio.rounds[1].log.last.inputs) == 1
 
 
 def test_a_delta_on_a_wrong_base_is_refused_with_the_right_one_named():
@@ -323,7 +372,8 @@ def test_an_input_that_cannot_be_used_is_dropped_for_good():
     trio.now += PLAN.patience_ms
     trio.at(0, Tick())
     bad = trio.claim(2).made[0].digest
-    trio.aggregate(bad=(bad,))
+    trio.unusable = {bad}
+    trio.aggregate()
     assert bad not in {entry.digest for entry in trio.advanced()[0].inputs}
     assert not trio.rounds[1].log.pending
 
@@ -354,6 +404,7 @@ def test_a_round_of_which_nothing_can_be_used_waits_for_something_that_can():
     trio.now += PLAN.patience_ms
     trio.at(0, Tick())
     bad = tuple(part.blob.digest for part in trio.aggregating.parts)
+    trio.unusable = set(bad)
     trio.at(0, NotAggregated(trio.aggregating.ticket, "not one", bad))
     trio.aggregating = None
     trio.now += 60 * PLAN.patience_ms
@@ -399,16 +450,15 @@ def test_a_round_becomes_a_record_that_two_replicas_signed():
     assert blobs_of(told) == (Blob(record.round.result, record.round.size),)
 
 
-def test_no_record_of_one_signature_and_a_record_once_the_other_is_back():
+def test_no_record_of_one_signature_and_a_record_once_another_has_computed_it():
     trio = begun()
-    trio.deaf = {trio.seats[1].peer, trio.seats[2].peer}
-    play(trio, range(4))
+    trio.unable = {1, 2}
+    play_alone(trio)
     assert not [effect for effect in trio.effects if isinstance(effect, Save)]
-    trio.deaf = {trio.seats[2].peer}
-    trio.now += 1000
-    trio.at(0, Tick())
-    trio.at(1, Tick())
-    assert [effect for effect in trio.effects if isinstance(effect, Save)]
+    assert [rounds.log.number for rounds in trio.rounds] == [1, 0, 0]
+    trio.judge(1)
+    assert [rounds.log.number for rounds in trio.rounds] == [1, 1, 0]
+    assert len([effect for effect in trio.effects if isinstance(effect, Save)]) == 2
 
 
 def test_an_endorsement_that_comes_before_the_commit_counts_afterwards():
@@ -458,6 +508,50 @@ def test_a_record_of_the_epoch_before_blames_nobody():
     trio.effects.clear()
     trio.at(0, Heard(old[0].peer, told))
     assert not [effect for effect in trio.effects if isinstance(effect, Blame)]
+    assert not [effect for effect in trio.effects if isinstance(effect, Save)], "nor believed"
+
+
+def test_who_is_new_takes_the_record_of_the_group_before_over():
+    """The other two have it, and sign no round twice."""
+    trio = begun()
+    trio.unable = {2}
+    play(trio, range(4))
+    record = trio.rounds[0]._endorsing.record(0)
+
+    def proves(one: Record) -> None:
+        check_record(REALM, one, tuple(key.peer for key in trio.seats), trio.keys.verify)
+
+    trio.unable.clear()
+    trio.effects.clear()
+    newcomer = trio.rounds[2] = trio.new(2, epoch=2, check=proves)
+    for index, body in enumerate(trio.log, 1):
+        trio.at(2, Committed(body, None, index))  # says its endorsement, twice
+    for _ in range(4):
+        trio.now = newcomer.next_wake or trio.now
+        trio.at(2, Tick())
+    assert newcomer.next_wake is None, "it asks for no signature any more"
+    assert [effect for effect in trio.effects if isinstance(effect, Save)]
+    trio.at(2, Heard(b"x", Ask(model=MODEL, group=0, number=0)))
+    assert trio.said[-1][2].records == (record,)
+
+
+def test_a_record_that_another_group_did_not_sign_is_not_taken_over():
+    trio = begun()
+    play(trio, range(4))
+    record = trio.rounds[0]._endorsing.record(0)
+
+    def refutes(one: Record) -> None:
+        raise BadClaimError(f"not by the group of epoch {one.round.epoch}")
+
+    trio.effects.clear()
+    trio.rounds[2] = trio.new(2, epoch=2, check=refutes)
+    trio.deaf = {trio.seats[2].peer}
+    for index, body in enumerate(trio.log, 1):
+        trio.at(2, Committed(body, None, index))
+    told = Records(model=MODEL, group=0, oldest=0, number=1, base=GENESIS, records=(record,))
+    trio.at(2, Heard(trio.seats[0].peer, told))
+    assert [effect for effect in trio.effects if isinstance(effect, Blame)]
+    assert not [effect for effect in trio.effects if isinstance(effect, Save)]
 
 
 def test_whoever_missed_rounds_asks_for_them():
@@ -508,13 +602,23 @@ def test_a_successor_goes_on_with_every_delta_that_was_acked():
     assert {entry.learner for entry in made.inputs} == {key.peer for key in trio.learners[:4]}
 
 
+def state_of(rounds) -> Standing:
+    """What a log may begin with; which two signed its record differs."""
+    last = rounds.log.last
+    if last is None:
+        return rounds.log.standing(None)
+    record = rounds._endorsing.record(last.number)
+    same = {"round": msgspec.structs.replace(record.round, epoch=1), "by": record.by[:1]}
+    return rounds.log.standing(msgspec.structs.replace(record, **same))
+
+
 def test_a_replica_that_folds_the_log_anew_is_where_the_others_are():
     trio = begun()
     play(trio, range(4))
     trio.push(trio.claim(2))
     trio.restart(2)
-    assert trio.rounds[2].log.standing() == trio.rounds[0].log.standing()
-    assert folded(0, GENESIS, trio.log).standing() == trio.rounds[0].log.standing()
+    assert trio.rounds[2].log.number == 1
+    assert state_of(trio.rounds[2]) == state_of(trio.rounds[0])
 
 
 def test_a_log_may_begin_with_what_stood_before():
@@ -523,19 +627,22 @@ def test_a_log_may_begin_with_what_stood_before():
     play(trio, range(4))
     trio.push(late)
     trio.push(trio.claim(0))
-    standing = encode_body(trio.rounds[0].log.standing())
-    anew = folded(0, GENESIS, [standing])
-    assert anew.standing() == trio.rounds[0].log.standing()
-    assert anew.seen_before.keys() >= {key.peer for key in trio.learners[:4]}
+    log = trio.rounds[0].log
+    standing = log.standing(trio.rounds[0]._endorsing.record(0))
+    anew = trio.new(2)
+    trio.do(2, anew, Installed(encode_body(standing), 7))
+    assert state_of(anew) == state_of(trio.rounds[0])
+    assert anew.log.seen_before.keys() >= {key.peer for key in trio.learners[:4]}
+    assert anew.log.head == trio.rounds[0].log.head
 
 
 def test_a_second_end_of_one_round_changes_nothing():
     trio = begun()
     play(trio, range(4))
     body = next(it for it in trio.log if isinstance(decode_body(it), Closed))
-    before = trio.rounds[0].log.standing()
+    before = state_of(trio.rounds[0])
     trio.at(0, Committed(body))
-    assert trio.rounds[0].log.standing() == before
+    assert state_of(trio.rounds[0]) == before
 
 
 # -- messages -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from protocols.codec import decode, encode
 from protocols.errors import MalformedError
@@ -15,7 +16,7 @@ from protocols.tensors.tensorblock import SUBTILE
 from synapsed.net.errors import PeerUnreachableError
 from synapsed.training.blobs import Blobs
 from synapsed.training.errors import BlobUnknownError, TooManyBlobsError, WrongBlobError
-from synapsed.training.exchange import PROTOCOL, Exchange, Traffic, Want
+from synapsed.training.exchange import HURRY_SECONDS, PROTOCOL, Exchange, Traffic, Want
 from tests.pipes import PipeNet
 
 MODEL = b"\x01\x71\x12\x20" + bytes(32)
@@ -64,6 +65,19 @@ def test_a_blob_is_there_when_it_is_whole_and_what_it_was_named(tmp_path: Path) 
     assert blobs.used == 0
     assert blobs.put(DATA) == name(DATA)
     assert Blobs(tmp_path, LIMIT).read(name(DATA)) == DATA
+
+
+def test_what_the_worker_wrote_is_named_by_its_bytes_unless_it_is_believed(tmp_path: Path) -> None:
+    """A worker's slip in a name is found; of a large state of ours, whoever reads it looks."""
+    blobs, wrong = Blobs(tmp_path / "shelf", LIMIT), tmp_path / name(b"other").hex()
+    wrong.write_bytes(DATA)
+    assert blobs.take(wrong) == name(DATA)
+    believed = tmp_path / name(b"other").hex()
+    believed.write_bytes(b"state")
+    assert blobs.take(believed, durable=False, believed=True) == name(b"other")
+    assert blobs.size(name(b"other")) == 5
+    assert blobs.unsynced == {name(b"other")}
+    assert blobs.used == len(DATA) + 5
 
 
 def test_more_than_was_promised_is_refused_before_it_is_written(tmp_path: Path) -> None:
@@ -129,6 +143,58 @@ async def test_a_blob_is_fetched_once_and_counted(tmp_path: Path) -> None:
         assert one.traffic.bytes["in", "blob"] == len(DATA)
         assert other.traffic.bytes["out", "blob"] == len(DATA)
         assert one.traffic.total("out") < 200
+
+
+async def test_whoever_falls_silent_does_not_hold_up_who_asks_another(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A primary whose power fails while it sends, and its successor."""
+    async with trio.open_nursery() as nursery:
+        one, silent, other = (Side(number, tmp_path, nursery) for number in (1, 2, 3))
+        one.net.connect(silent.net)
+        one.net.connect(other.net)
+        for side in (silent, other):
+            side.blobs.put(DATA)
+        sends = trio.Event()
+
+        async def falls_silent(_peer: bytes, _size: int) -> None:
+            sends.set()
+            await trio.sleep_forever()
+
+        silent.exchange._grant = falls_silent
+        wanted = {name(DATA): len(DATA)}
+        nursery.start_soon(one.exchange.fetch, silent.id, MODEL, wanted)
+        await sends.wait()
+        began = trio.current_time()
+        await one.exchange.fetch(other.id, MODEL, wanted)
+        assert trio.current_time() - began <= HURRY_SECONDS
+        assert one.blobs.read(name(DATA)) == DATA
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.exchange.coming == set()
+        assert one.blobs.used == len(DATA)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_moves_is_waited_for_and_not_asked_for_twice(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        one, slow, other = (Side(number, tmp_path, nursery) for number in (1, 2, 3))
+        for side in (slow, other):
+            one.net.connect(side.net)
+            side.blobs.put(DATA)
+
+        async def slowly(_peer: bytes, _size: int) -> None:
+            await trio.sleep(0.9 * HURRY_SECONDS)
+
+        slow.exchange._grant = slowly
+        wanted = {name(DATA): len(DATA)}
+        nursery.start_soon(one.exchange.fetch, slow.id, MODEL, wanted)
+        await trio.testing.wait_all_tasks_blocked()
+        await one.exchange.fetch(other.id, MODEL, wanted)
+        assert one.traffic.bytes["in", "blob"] == len(DATA)
+        assert other.traffic.total("out") == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_who_does_not_have_it_is_asked_and_not_blamed(tmp_path: Path) -> None:

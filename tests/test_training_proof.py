@@ -4,6 +4,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -25,9 +26,11 @@ from protocols.learn.evidence import (
 from protocols.ledger.entries import NO_INTERVAL, Interval
 from protocols.manifest import DatasetManifest, ProposalManifest
 from protocols.tensors.safetensors_header import make_safetensors_header
+from synapsed import node
 from synapsed.authoring.question import CheckFailedError
 from synapsed.compute.errors import BadModelError, NotInstalledError
 from synapsed.compute.wire import Losses, Version
+from synapsed.config.options import Config, TrainingConfig
 from synapsed.control.problems import ArtefactUnavailableError
 from synapsed.ledger import examiner as examiner_module
 from synapsed.ledger.examiner import Examiner
@@ -368,6 +371,21 @@ async def test_a_private_text_finds_out_what_was_learned_by_heart(case: Case) ->
     found = await case.proof.judge(cid, change)
     assert not found.holds
     assert found.interval.low > 0
+
+
+def test_the_private_text_is_the_one_that_the_config_names(case: Case) -> None:
+    for named, expected in (("", None), ("/home/me/mine.txt", Path("/home/me/mine.txt"))):
+        made = node._proof(
+            Config(training=TrainingConfig(probe=named)),
+            cast(Any, SimpleNamespace(training=case.folder)),
+            case.store,
+            cast(Any, case.holders),
+            cast(Any, case.worker),
+            ledger=cast(Any, SimpleNamespace(ledger=case.book.state)),
+            training=cast(Any, SimpleNamespace(places=SimpleNamespace(groups=None))),
+        )
+        assert made is not None
+        assert made._probe == expected
 
 
 async def test_two_checkpoints_are_judged_one_after_the_other(case: Case) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from protocols.changes import CheckpointChange, Share, TrainingChange
 from protocols.cid import cid_of
-from protocols.learn.plan import Phase, Plan
 from protocols.ledger.entries import NO_INTERVAL, YES, Interval, Outcome, Verdict, decode_entry
+from protocols.plan import Phase, Plan
 from tests.ledger_book import MEMBERS, Book, Person, genesis
 
 PARAMS = {

@@ -11,9 +11,9 @@ from typing import Any
 
 import trio
 
-from protocols.learn.plan import Phase, Plan
 from protocols.learn.replica_ports import BIRTH, TABLE, ReplicaSettings
 from protocols.ledger.entries import Member
+from protocols.plan import Phase, Plan
 from protocols.realm import Realm
 from protocols.tensors.safetensors_header import make_safetensors_header
 from synapsed.keys import Identity
@@ -147,7 +147,7 @@ class Daemon:
         if self.service is service:
             self.service = None
 
-    async def _round_trip(self, peer: bytes) -> float | None:
+    async def _round_trip(self, peer: bytes, _dial: bool) -> float | None:
         await trio.lowlevel.checkpoint()
         return self.world.round_trip(self.id, peer)
 

@@ -16,7 +16,7 @@ import trio
 
 from protocols.learn import delta
 from protocols.learn.partition import Group, groups_of, version_header
-from protocols.learn.plan import Phase, Plan
+from protocols.plan import Phase, Plan
 from protocols.tensors.safetensors_header import header_length, parse_safetensors_header
 from synapsed.compute import wire
 from synapsed.compute.errors import (
@@ -53,6 +53,8 @@ class ToyCompute:
         self.missing = False
         self.lies = False
         """Whether `combine` adds a little of its own."""
+        self.cheats = False
+        """Whether `aggregate` does."""
         self._open: dict[bytes, Open] = {}
 
     async def pause(self) -> None:
@@ -103,12 +105,14 @@ class ToyCompute:
         for path, weight in inputs:
             for index, value in enumerate(read_delta(path, len(values))):
                 sums[index] += value * weight
-        result = array("f", (-value / total for value in sums))
+        result = array("f", (-value / total + self.cheats for value in sums))
         blob = write_delta(out, result, tiles_of(header))
         after = added(values, result)
         version = write_raw(out, group, header, after)
         shares = tuple(1000 * weight // total for _, weight in inputs)
-        return wire.Aggregated(0, blob, None, version, shares)
+        before = b"" if state is None else state.read_bytes()
+        kept = write_blob(out, hashlib.sha256(before + result.tobytes()).digest())
+        return wire.Aggregated(0, blob, kept, version, shares)
 
     async def combine(
         self,
@@ -341,6 +345,14 @@ def write_delta(out: Path, values: "array[float]", tiles: Sequence[int]) -> wire
     body = values.tobytes()
     shape = (len(tiles), sum(tiles), 0, len(body))
     data = delta.HEADER.pack(delta.MAGIC, delta.FP32, 0, 0, 0, *shape) + body
+    digest = hashlib.sha256(data).digest()
+    path = out / digest.hex()
+    path.write_bytes(data)
+    return wire.Blob(str(path), digest, len(data))
+
+
+def write_blob(out: Path, data: bytes) -> wire.Blob:
+    """Bytes under their hash."""
     digest = hashlib.sha256(data).digest()
     path = out / digest.hex()
     path.write_bytes(data)

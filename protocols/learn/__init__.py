@@ -1,6 +1,5 @@
 """Tiles that learn: what learners, aggregators and primaries say to each other, and decide.
 
-    plan        what all learners of one model do, as the ledger has it
     partition   a model's tiles in groups, and a group's values as one file
     claims      what is signed: a learner's deltas, a region's sum, a committed round
     delta       the byte layout of a delta, and what is refused before anything is allocated

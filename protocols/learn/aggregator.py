@@ -21,40 +21,31 @@ Rules of this file:
 
 import msgspec
 
-from protocols.codec import encode
-from protocols.effects import Blame, Save
+from protocols.effects import Blame
 from protocols.envelope import Sign, Verify
 from protocols.errors import MalformedError
 from protocols.gossip.peerscore import Fault
 from protocols.learn.aggregator_ports import (
-    KEEP_MS,
-    MAX_KEPT,
-    MAX_LATE,
-    MAX_PARKED,
     MAX_TRIES,
     SUM_ACK_MS,
-    TABLE,
     AggregatorSettings,
     Combine,
     Combined,
     Effects,
     Event,
-    Kept,
     NotCombined,
     Restored,
-    sum_key,
 )
-from protocols.learn.batch import Batch, Turn
+from protocols.learn.batch import Batch, Batches
 from protocols.learn.claims import Carried, Claim, Made, Sum, check_signed, claim_message
 from protocols.learn.following import Seating
+from protocols.learn.keeping import Keeping
 from protocols.learn.messages import (
     Acked,
     Ask,
     Blob,
     Held,
     Here,
-    Mark,
-    Proof,
     Prove,
     Push,
     Reason,
@@ -65,8 +56,8 @@ from protocols.learn.messages import (
     Watch,
 )
 from protocols.learn.primaries import Primaries
-from protocols.learn.relay import Relay
-from protocols.learn.round_ports import WATCH_MS, Heard, Part, Release, Say, Tick
+from protocols.learn.relay import Relay, Relays
+from protocols.learn.round_ports import WATCH_MS, Heard, Part, Say, Tick
 
 
 class Aggregator:
@@ -79,23 +70,20 @@ class Aggregator:
         self._sign = sign
         self._verify = verify
         self.primaries = Primaries(settings.model, seats, epoch)
-        self._relays = {
+        relays = {
             group: Relay(settings.model, group, settings.realm, seats, verify)
             for group in settings.groups
         }
-        self._batches: list[Batch] = []
+        self._relays = Relays(settings.model, relays, self.primaries, settings.nearest)
+        self._batches = Batches(settings.plan)
         self._tickets: dict[int, Batch] = {}
         self._ticket = 0
-        self._turns: dict[int, Turn] = {}
-        """How each group's newest round is coming in."""
         self._learners: dict[bytes, int] = {}
         """Whom we serve, and until when they count."""
-        self._kept: dict[bytes, Kept] = {}
-        """By the sum's digest, oldest first."""
+        self._kept = Keeping(settings.model)
         self._last: dict[int, Sum] = {}
         """Of each group, the last sum that was acknowledged: what it left is carried on."""
         self._epoch = epoch
-        self._watch_at = 0
 
     def handle(self, event: Event, now_ms: int) -> Effects:
         """What follows from `event` at `now_ms` (of a clock that never runs backwards)."""
@@ -108,23 +96,16 @@ class Aggregator:
             case NotCombined(ticket, bad):
                 effects += self._not_combined(ticket, bad)
             case Restored(kept):
-                self._kept[kept.proof.sum.made.digest] = kept
+                self._kept.restore(kept)
             case Tick():
                 effects += self._tick(now_ms)
         return [*effects, *self._combine_due(now_ms)]
 
     def _new_epoch(self, now_ms: int) -> Effects:
-        """It has other replicas, who know nobody that watches."""
         if self._epoch == self.primaries.epoch:
             return []
         self._epoch = self.primaries.epoch
-        asked = [
-            Say(to, where)
-            for group, relay in self._relays.items()
-            if relay.watchers
-            for to, where in self.primaries.ask(group)
-        ]
-        return [*asked, *self._watch(now_ms)]
+        return [*self._relays.turned(now_ms)]
 
     # -- learners' deltas ---------------------------------------------------------------------
 
@@ -142,7 +123,7 @@ class Aggregator:
         return refused
 
     def _why_not(self, claim: Claim, made: Made, now_ms: int) -> Reason | None:
-        relay = self._relays.get(made.group)
+        relay = self._relays.of(made.group)
         reason: Reason | None = None
         if relay is None or claim.model != self._set.model:
             reason = "not-here"
@@ -152,26 +133,20 @@ class Aggregator:
             reason = "stale"
         elif relay.number == made.number and relay.base != made.base:
             reason = "base"
-        elif not self._has_room(claim, made, now_ms):
+        elif not (self._serves(claim, now_ms) and self._batches.has_room(claim, made)):
             reason = "full"
         return reason
 
-    def _has_room(self, claim: Claim, made: Made, now_ms: int) -> bool:
+    def _serves(self, claim: Claim, now_ms: int) -> bool:
+        if not self._set.able():
+            return False
         crowded = len(self._learners) >= self._set.fan_in
         if crowded and self._learners.get(claim.learner, 0) <= now_ms:
             return False
-        if not self._set.may_learn(claim.learner):
-            return False
-        mine = [it for it in self._batches if it.group == made.group and it.number == made.number]
-        if any(claim.learner in batch.claims for batch in mine):
-            return True
-        batch = self._open(made)
-        if batch is not None:
-            return batch.has_room(claim)
-        return len(mine) < MAX_LATE and len(self._batches) < MAX_PARKED
+        return self._set.may_learn(claim.learner)
 
     def _refused(self, made: Made, reason: Reason) -> Refused:
-        relay = self._relays.get(made.group)
+        relay = self._relays.of(made.group)
         return Refused(
             model=self._set.model,
             group=made.group,
@@ -181,13 +156,6 @@ class Aggregator:
             reason=reason,
             hint=self.primaries.of(made.group),
         )
-
-    def _open(self, made: Made) -> Batch | None:
-        for batch in self._batches:
-            same = (batch.group, batch.number, batch.base) == (made.group, made.number, made.base)
-            if same and batch.state == "open":
-                return batch
-        return None
 
     def _heard(self, peer: bytes, message: Said, now_ms: int) -> Effects:
         effects: Effects = []
@@ -204,9 +172,9 @@ class Aggregator:
                 case Records():
                     effects = self._records(message)
                 case Watch():
-                    effects = self._watched(peer, message, now_ms)
+                    effects = [*self._relays.watched(peer, message, now_ms)]
                 case Ask():
-                    effects = self._asked(peer, message)
+                    effects = [*self._relays.asked(peer, message)]
                 case Prove():
                     effects = self._prove(peer, message)
                 case _:
@@ -241,30 +209,12 @@ class Aggregator:
             self._learners[peer] = now_ms + WATCH_MS
 
     def _take(self, claim: Claim, made: Made, now_ms: int) -> Effects:
-        mine = [it for it in self._batches if (it.group, it.number) == (made.group, made.number)]
-        for known in mine:
-            if claim.learner in known.claims:
-                return self._told_again(known, claim, made)
-        batch = self._open(made)
-        if batch is None:
-            turn = self._turn_of(made)
-            batch = Batch(made.group, made.number, made.base, len(mine), turn.arrivals)
-            self._batches.append(batch)
-        batch.add(claim, made, now_ms)
-        self._turn_of(made).learners.add(claim.learner)
-        return []
-
-    def _turn_of(self, made: Made) -> Turn:
-        """The group's newest round, with what the one before it taught."""
-        turn = self._turns.get(made.group)
-        if turn is None or turn.number < made.number:
-            turn = self._turns[made.group] = Turn(made.number, turn)
-        return turn
-
-    def _told_again(self, batch: Batch, claim: Claim, made: Made) -> Effects:
-        if batch.claims[claim.learner][1].digest != made.digest:
+        known = self._batches.take(claim, made, now_ms)
+        if known is None:
+            return []
+        if known.claims[claim.learner][1].digest != made.digest:
             return [Say(claim.learner, self._refused(made, "duplicate"))]
-        return [Say(claim.learner, self._ack(made))] if batch.state == "done" else []
+        return [Say(claim.learner, self._ack(made))] if known.state == "done" else []
 
     def _ack(self, made: Made) -> Acked:
         return Acked(
@@ -276,13 +226,9 @@ class Aggregator:
     def _combine_due(self, now_ms: int) -> Effects:
         effects: Effects = []
         for batch in self._batches:
-            if batch.state == "open" and batch.claims and self._due(batch, now_ms) <= now_ms:
+            if batch.is_open and self._batches.due(batch, now_ms) <= now_ms:
                 effects += self._combine(batch, now_ms)
         return effects
-
-    def _due(self, batch: Batch, now_ms: int) -> int:
-        turn = self._turns[batch.group]
-        return batch.due(self._set.plan, turn.spread, turn.expected, now_ms)
 
     def _combine(self, batch: Batch, now_ms: int) -> Effects:
         if len(batch.claims) == 1:
@@ -340,24 +286,7 @@ class Aggregator:
     def _keep(self, batch: Batch, said: Sum, now_ms: int) -> Effects:
         claims = tuple(claim for _, (claim, _) in sorted(batch.claims.items()))
         before = batch.before if said.carry is not None else None
-        kept = Kept(now_ms + KEEP_MS, Proof(sum=said, before=before, claims=claims))
-        self._kept[said.made.digest] = kept
-        key = sum_key(self._set.model, said.made.group, said.made.number, said.made.digest)
-        return [Save(TABLE, key, encode(kept)), *self._forget_kept(now_ms)]
-
-    def _forget_kept(self, now_ms: int) -> Effects:
-        effects: Effects = []
-        for digest, kept in list(self._kept.items()):
-            if kept.until_ms > now_ms and len(self._kept) <= MAX_KEPT:
-                break
-            del self._kept[digest]
-            made = kept.proof.sum.made
-            key = sum_key(self._set.model, made.group, made.number, digest)
-            gone = [digest, *(entry.digest for entry in kept.proof.sum.inputs)]
-            if kept.proof.sum.carry is not None:
-                gone.append(kept.proof.sum.carry.digest)
-            effects += [Save(TABLE, key, None), Release(tuple(gone))]
-        return effects
+        return [*self._kept.keep(said, before, claims, now_ms)]
 
     def _not_combined(self, ticket: int, bad: tuple[bytes, ...]) -> Effects:
         batch = self._tickets.pop(ticket, None)
@@ -393,10 +322,10 @@ class Aggregator:
     # -- what replicas say --------------------------------------------------------------------
 
     def _batch_of(self, peer: bytes, group: int, digest: bytes) -> Batch | None:
-        for batch in self._batches:
-            if batch.state == "sent" and batch.group == group and batch.digest == digest:
-                return batch if peer in self.primaries.replicas(group) else None
-        return None
+        return self._batches.sent(group, digest) if self._replica(peer, group) else None
+
+    def _replica(self, peer: bytes, group: int) -> bool:
+        return peer in self.primaries.replicas(group)
 
     def _acked(self, peer: bytes, said: Acked) -> Effects:
         batch = self._batch_of(peer, said.group, said.digest)
@@ -442,7 +371,7 @@ class Aggregator:
     def _here(self, peer: bytes, said: Here, now_ms: int) -> Effects:
         if not self.primaries.hear(peer, said):
             return []
-        effects = self._watch(now_ms)
+        effects: Effects = [*self._relays.watch(now_ms)]
         for batch in self._batches:
             if batch.group == said.group and batch.state == "sent":
                 effects += self._push(batch, now_ms)
@@ -451,77 +380,21 @@ class Aggregator:
     # -- rounds, and what is asked ------------------------------------------------------------
 
     def _records(self, message: Records) -> Effects:
-        relay = self._relays.get(message.group)
-        if relay is None:
-            return []
-        new, gone = relay.hear(message)
-        effects: Effects = [Release(tuple(gone))] if gone else []
-        for record in new:
-            told = relay.message(record)
-            effects += [Say(peer, told) for peer in relay.watchers if told is not None]
-        if relay.number is not None:
-            floor = relay.number - 1
-            self._batches = [
-                batch
-                for batch in self._batches
-                if batch.group != message.group or batch.number >= floor or batch.state != "done"
-            ]
+        effects: Effects = [*self._relays.hear(message)]
+        relay = self._relays.of(message.group)
+        if relay is not None and relay.number is not None:
+            self._batches.forget(message.group, relay.number - 1)
         return effects
 
-    def _watched(self, peer: bytes, message: Watch, now_ms: int) -> Effects:
-        marks = {mark.group: mark.number for mark in message.marks}
-        effects: Effects = []
-        began = False
-        for group, relay in self._relays.items():
-            if group not in marks:
-                relay.watchers.pop(peer, None)
-                continue
-            behind = relay.number is not None and relay.number < marks[group]
-            began = began or behind or not relay.watchers
-            relay.watch(peer, now_ms)
-            told = relay.since(marks[group])
-            effects += [] if told is None else [Say(peer, told)]
-        return [*effects, *self._watch(now_ms)] if began else effects
-
-    def _watch(self, now_ms: int) -> Effects:
-        """Be sent rounds ourselves, for whoever watches us: of each group by one replica."""
-        self._watch_at = now_ms + WATCH_MS // 3
-        by: dict[bytes, list[Mark]] = {}
-        for group, relay in self._relays.items():
-            source = self._source(group, relay)
-            if relay.watchers and source is not None:
-                by.setdefault(source, []).append(Mark(group, relay.number or 0))
-        if not by:
-            self._watch_at = 0
-        return [Say(to, Watch(model=self._set.model, marks=tuple(it))) for to, it in by.items()]
-
-    def _source(self, group: int, relay: Relay) -> bytes | None:
-        """The nearest replica; the primary, where nothing came from there since we asked last."""
-        near = self._set.nearest(self.primaries.replicas(group))
-        here = -1 if relay.number is None else relay.number
-        if near is None or relay.asked_at == here:
-            near = self.primaries.of(group)
-        relay.asked_at = here
-        return near
-
-    def _asked(self, peer: bytes, message: Ask) -> Effects:
-        relay = self._relays.get(message.group)
-        told = None if relay is None else relay.since(message.number)
-        return [] if told is None else [Say(peer, told)]
-
     def _prove(self, peer: bytes, message: Prove) -> Effects:
-        kept = self._kept.get(message.digest)
-        return [] if kept is None else [Say(peer, kept.proof)]
+        proof = self._kept.proof(message.digest)
+        return [] if proof is None else [Say(peer, proof)]
 
     # -- time ---------------------------------------------------------------------------------
 
     def _tick(self, now_ms: int) -> Effects:
-        effects: Effects = []
-        for relay in self._relays.values():
-            relay.expire(now_ms)
-        if 0 < self._watch_at <= now_ms:
-            effects += self._watch(now_ms)
-        for batch in list(self._batches):
+        effects: Effects = [*self._relays.tick(now_ms)]
+        for batch in self._batches:
             if batch.state != "sent" or batch.at + SUM_ACK_MS > now_ms:
                 continue
             batch.tries += 1
@@ -530,15 +403,15 @@ class Aggregator:
                 continue
             effects += self._push(batch, now_ms)
             effects += [Say(to, where) for to, where in self.primaries.ask(batch.group)]
-        return [*effects, *self._forget_kept(now_ms)]
+        return [*effects, *self._kept.forget(now_ms)]
 
     def next_wake(self, now_ms: int) -> int | None:
         """When a Tick is wanted, in ms of the same clock."""
-        times = [self._watch_at] if self._watch_at else []
+        times = [self._relays.due] if self._relays.due else []
         for batch in self._batches:
-            if batch.state == "open" and batch.claims:
-                times.append(self._due(batch, now_ms))
+            if batch.is_open:
+                times.append(self._batches.due(batch, now_ms))
             elif batch.state == "sent":
                 times.append(batch.at + SUM_ACK_MS)
-        times += [kept.until_ms for kept in list(self._kept.values())[:1]]
+        times += [] if self._kept.due is None else [self._kept.due]
         return min(times, default=None)

@@ -12,8 +12,8 @@ from protocols.learn.messages import (
     Proof,
 )
 from protocols.learn.partition import group_key
-from protocols.learn.plan import CodecName, Plan
 from protocols.learn.round_ports import MAX_FAN_IN, Heard, Part, Release, Say, Tick
+from protocols.plan import CodecName, Plan
 from protocols.realm import Realm
 
 TABLE = "learn-sums"
@@ -96,6 +96,8 @@ class AggregatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of a delta."""
     fan_in: int = 32
     """Learners that we serve: with 100 in 5 regions, 20 each, and room for a neighbour's."""
+    able: Callable[[], bool] = lambda: True
+    """Whether the worker computes: without it nobody is served."""
     may_learn: Callable[[bytes], bool] = lambda _peer: True
     nearest: Callable[[Sequence[bytes]], bytes | None] = lambda _peers: None
     """Of a group's replicas, the one in our region (regions.nearest): it sends us rounds, and has

@@ -11,8 +11,9 @@ aggregator forges one sum in ten is found out, by somebody, within a few rounds.
 
 A wrong sum proves itself: it is signed by its aggregator, names its inputs by hash, and the
 learners' claims over these hashes are signed. Whoever hears an accusation recomputes it and
-believes nobody. Who is caught aggregates no more (EXCLUDED epochs, here and at whoever heard the
-proof). That somebody does not answer proves nothing to others, and costs it its place with us.
+believes nobody. Who is caught aggregates no more here, nor at whoever heard the proof, for EXCLUDED
+epochs; and the ledger takes its offices (case.py). That somebody does not answer proves nothing to
+others, and costs it its place with us.
 """
 
 import hashlib
@@ -20,20 +21,22 @@ from collections.abc import Callable
 
 import msgspec
 
-from protocols.effects import Effect, Emit
+from protocols.effects import Effect
 from protocols.envelope import Verify
 from protocols.errors import MalformedError
 from protocols.learn.claims import BadClaimError, Claim, Input, Record, Sum, check_signed
 from protocols.learn.messages import Accuse, Blob, Proof, Prove
-from protocols.learn.plan import CodecName, Plan
 from protocols.learn.round_ports import Heard, Part, Say, Tick
+from protocols.ledger.trainings import EXCLUDED
+from protocols.plan import CodecName, Plan
 from protocols.realm import Realm
 
 ONE_IN = 8
 """Sums of its region that are recomputed there, by one of its learners each: a forger is found out
 after eight rounds, and what it costs stays off the wide links."""
 REGION = 16
-"""Learners that an aggregator is taken to have: each looks at one in ONE_IN * REGION."""
+"""Learners of a sum that share its check at most, each looking at one in ONE_IN times as many: who
+makes up more of them hides no better."""
 FAR_ONE_IN = 512
 """Sums that are recomputed by anybody else, on top: a region whose learners are all its
 aggregator's is found out, too, within some hundred rounds. A proof is 20 deltas across wide links:
@@ -41,9 +44,8 @@ at one in 64 they were a sixth of all that crosses (bench learn-wan), at this a 
 PROOF_MS = 20_000
 """For which a proof is waited for: 20 deltas of half a megabyte take 8 s on a home uplink."""
 MISSES = 3
-"""Proofs that an aggregator may fail to give: daemons restart, and disks fill."""
-EXCLUDED = 8
-"""Epochs without the office for whoever was caught."""
+"""Proofs that an aggregator fails to give until it is taken for a liar here: daemons restart, and
+disks fill. An epoch takes one back."""
 MAX_OPEN = 16
 """Sums that are being looked at."""
 MAX_ACCUSED = 4
@@ -89,6 +91,9 @@ class Caught(msgspec.Struct, frozen=True):
 
     aggregator: bytes
     proof: Proof | None
+    record: Record | None = None
+    """Of the round that took the sum, where it is known here."""
+    why: str = ""
 
 
 Effects = list[Effect | Say | Recompute | Caught]
@@ -102,9 +107,10 @@ def drawn(record: Record, me: bytes, entry: Input, one_in: int = ONE_IN) -> bool
     return int.from_bytes(hashlib.sha256(seed).digest()[:8], "big") % one_in == 0
 
 
-def odds(members: int, *, own: bool) -> int:
-    """One in how many sums of an aggregator somebody recomputes: of his own, or of another."""
-    return max(1, ONE_IN * min(members, REGION) if own else FAR_ONE_IN * members)
+def odds(members: int, learners: int, *, own: bool) -> int:
+    """One in how many sums somebody recomputes: of those with his own delta in them and that of so
+    many `learners`, or of others'."""
+    return ONE_IN * min(max(1, learners), REGION) if own else FAR_ONE_IN * max(1, members)
 
 
 def check_proof(realm: Realm, proof: Proof, verify: Verify) -> None:
@@ -144,6 +150,23 @@ def _has(claim: Claim, said: Sum, digest: bytes) -> bool:
     )
 
 
+def to_recompute(proof: Proof, plan: Plan) -> Recompute:
+    """What a checked proof asks whoever doubts it to compute."""
+    made = proof.sum.made
+    deltas = {(claim.learner, one.digest): one.size for claim in proof.claims for one in claim.made}
+    parts = tuple(
+        Part(entry.learner, Blob(entry.digest, deltas[entry.learner, entry.digest]), 1)
+        for entry in proof.sum.inputs
+    )
+    codec = plan.phase_of(made.number).up
+    blob = Blob(made.digest, made.size)
+    carry, left = (
+        None if one is None else Blob(one.digest, one.size)
+        for one in (proof.sum.carry, proof.sum.left)
+    )
+    return Recompute(made.group, made.number, made.base, blob, parts, codec, carry, left)
+
+
 class Audit:
     """The machine, for one model."""
 
@@ -156,27 +179,39 @@ class Audit:
         me: bytes,
         verify: Verify,
         one_in: int = ONE_IN,
-        odds: Callable[[bytes], int] | None = None,
+        odds: Callable[[Input], int] | None = None,
     ) -> None:
-        """`odds(aggregator)`: one in how many of its sums are for us; else one in `one_in`."""
+        """`odds(sum)`: one in how many like this one are for us; else one in `one_in`."""
         self._realm = realm
         self._model = model
         self._plan = plan
         self._me = me
         self._verify = verify
-        self._odds = odds or (lambda _aggregator: one_in)
+        self._odds = odds or (lambda _entry: one_in)
         self._asked: dict[bytes, tuple[bytes, int]] = {}
         """Whom we asked for the proof of which sum, and until when."""
         self._open: dict[bytes, tuple[Proof, bool]] = {}
         """What is being recomputed, and whether we drew it (or somebody accuses)."""
         self._missed: dict[bytes, int] = {}
         """Proofs that somebody did not give, or that were none."""
-        self._named: dict[tuple[int, int], set[bytes]] = {}
-        """Sums that the last records name, by group and round."""
+        self._named: dict[tuple[int, int], Record] = {}
+        """The last records, by group and round, for the sums that they name."""
         self._judged: dict[bytes, None] = {}
-        self.caught: dict[bytes, None] = {}
+        self.caught: dict[bytes, int] = {}
+        """Since which epoch."""
+        self._epoch = 0
         self.friends: tuple[bytes, ...] = ()
-        """Who is told of what we find: replicas and whom we are connected with."""
+        """Who is told of what we find, beside those whose deltas are in it: the replicas."""
+
+    def turn(self, epoch: int) -> None:
+        """The ledger's epoch: who was caught long ago may have another try, and each epoch takes
+        one of the proofs that somebody did not give."""
+        gone = max(0, epoch - self._epoch) if self._epoch else 0
+        self._missed = {who: count - gone for who, count in self._missed.items() if count > gone}
+        self._epoch = epoch
+        self.caught = {
+            who: since for who, since in self.caught.items() if epoch <= since + EXCLUDED
+        }
 
     def handle(self, event: Event, now_ms: int) -> Effects:
         """What follows from `event` at `now_ms`."""
@@ -195,15 +230,13 @@ class Audit:
         decided = record.round
         if decided.model != self._model:
             return effects
-        self._named[decided.group, decided.number] = {
-            entry.digest for entry in decided.inputs if entry.of
-        }
+        self._named[decided.group, decided.number] = record
         if len(self._named) > MAX_NAMED:
             del self._named[next(iter(self._named))]
         for entry in decided.inputs:
             if entry.learner in self.caught or entry.learner == self._me:
                 continue
-            if not drawn(record, self._me, entry, self._odds(entry.learner)):
+            if not drawn(record, self._me, entry, self._odds(entry)):
                 continue
             looked = entry.digest in self._judged or entry.digest in self._open
             if looked or entry.digest in self._asked or len(self._asked) >= MAX_OPEN:
@@ -256,26 +289,23 @@ class Audit:
             return
         its = before.made
         rounds = [self._named.get((its.group, number)) for number in (its.number, its.number + 1)]
-        if all(named is not None and its.digest not in named for named in rounds):
+        if all(rounds) and self._taker(before) is None:
             raise BadClaimError("a sum that carries what a sum left that no round took")
 
+    def _taker(self, said: Sum) -> Record | None:
+        """The record of the round that took a sum: that round, or the next."""
+        its = said.made
+        for number in (its.number, its.number + 1):
+            record = self._named.get((its.group, number))
+            if record is not None and any(
+                entry.digest == its.digest and entry.of for entry in record.round.inputs
+            ):
+                return record
+        return None
+
     def _recompute(self, proof: Proof, *, mine: bool) -> Effects:
-        made = proof.sum.made
-        self._open[made.digest] = (proof, mine)
-        deltas = {
-            (claim.learner, one.digest): one.size for claim in proof.claims for one in claim.made
-        }
-        parts = tuple(
-            Part(entry.learner, Blob(entry.digest, deltas[entry.learner, entry.digest]), 1)
-            for entry in proof.sum.inputs
-        )
-        codec = self._plan.phase_of(made.number).up
-        blob = Blob(made.digest, made.size)
-        carry, left = (
-            None if one is None else Blob(one.digest, one.size)
-            for one in (proof.sum.carry, proof.sum.left)
-        )
-        return [Recompute(made.group, made.number, made.base, blob, parts, codec, carry, left)]
+        self._open[proof.sum.made.digest] = (proof, mine)
+        return [to_recompute(proof, self._plan)]
 
     def _recomputed(self, digest: bytes, same: bool | None) -> Effects:
         proof, _ = self._open.pop(digest, (None, False))
@@ -286,8 +316,11 @@ class Audit:
             del self._judged[next(iter(self._judged))]
         if same is not False:
             return []
+        # Its learners first: a liar would not tell them that nobody takes its sums any more.
+        whom = dict.fromkeys([*(claim.learner for claim in proof.claims), *self.friends])
         accuse = Accuse(proof=proof)
-        told: Effects = [Say(peer, accuse) for peer in self.friends]
+        nobody = (self._me, proof.sum.aggregator)
+        told: Effects = [Say(peer, accuse) for peer in whom if peer not in nobody]
         return [*told, *self._catch(proof.sum.aggregator, proof, "a wrong sum, signed by it")]
 
     def _lost(self, aggregator: bytes, why: str) -> Effects:
@@ -299,9 +332,9 @@ class Audit:
     def _catch(self, aggregator: bytes, proof: Proof | None, why: str) -> Effects:
         if aggregator in self.caught:
             return []
-        self.caught[aggregator] = None
-        told = Emit("learn.caught", {"proven": proof is not None, "why": why})
-        return [Caught(aggregator, proof), told]
+        self.caught[aggregator] = self._epoch
+        record = None if proof is None else self._taker(proof.sum)
+        return [Caught(aggregator, proof, record, why)]
 
     def _expire(self, now_ms: int) -> Effects:
         effects: Effects = []

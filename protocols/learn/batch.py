@@ -1,15 +1,17 @@
-"""A region's deltas of one group and round, until they are one sum."""
+"""Batches: a region's deltas of one group and round, until they are one sum."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from protocols.codec import encode
+from protocols.learn.aggregator_ports import MAX_LATE, MAX_PARKED
 from protocols.learn.claims import Claim, Input, Made, Sum
 from protocols.learn.grace import Arrivals, grace_of, learned
 from protocols.learn.messages import MAX_MESSAGE, MAX_PROVEN
-from protocols.learn.plan import Plan
 from protocols.learn.round_ports import MAX_FAN_IN
 from protocols.learn.roundlog import Spread
 from protocols.ledger.council import PeerId
+from protocols.plan import Plan
 
 PROOF_ROOM = MAX_MESSAGE - (64 << 10)
 """Bytes of claims in one batch: with the sum itself they must fit into one Proof."""
@@ -65,6 +67,11 @@ class Batch:
             return made.digest
         return None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has something, and waits for more."""
+        return self.state == "open" and bool(self.claims)
+
     def has_room(self, claim: Claim) -> bool:
         """For one more."""
         if len(self.claims) >= min(MAX_FAN_IN, MAX_PROVEN):
@@ -104,3 +111,77 @@ class Batch:
             return (arrivals.last_at or now_ms) + plan.patience_ms
         began = arrivals.quorum_at if self.part == 0 else (self.opened_at or now_ms)
         return began + grace_of(plan, spread)
+
+
+class Batches:
+    """All that are under way, and how each group's newest round comes in."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._all: list[Batch] = []
+        self._turns: dict[int, Turn] = {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(list(self._all))
+
+    def of_round(self, made: Made) -> list[Batch]:
+        """Those of its group and round."""
+        return [it for it in self._all if (it.group, it.number) == (made.group, made.number)]
+
+    def open(self, made: Made) -> Batch | None:
+        """The one that takes such a delta now."""
+        return next(
+            (it for it in self.of_round(made) if it.base == made.base and it.state == "open"), None
+        )
+
+    def has_room(self, claim: Claim, made: Made) -> bool:
+        """For this delta, in a batch that is there or in one more."""
+        mine = self.of_round(made)
+        if any(claim.learner in batch.claims for batch in mine):
+            return True
+        batch = self.open(made)
+        if batch is not None:
+            return batch.has_room(claim)
+        return len(mine) < MAX_LATE and len(self._all) < MAX_PARKED
+
+    def take(self, claim: Claim, made: Made, now_ms: int) -> Batch | None:
+        """Put it where it belongs; the batch that has one of this learner and round already."""
+        mine = self.of_round(made)
+        known = next((batch for batch in mine if claim.learner in batch.claims), None)
+        if known is not None:
+            return known
+        turn = self._turn_of(made)
+        batch = self.open(made)
+        if batch is None:
+            batch = Batch(made.group, made.number, made.base, len(mine), turn.arrivals)
+            self._all.append(batch)
+        batch.add(claim, made, now_ms)
+        turn.learners.add(claim.learner)
+        return None
+
+    def _turn_of(self, made: Made) -> Turn:
+        """The group's newest round, with what the one before it taught."""
+        turn = self._turns.get(made.group)
+        if turn is None or turn.number < made.number:
+            turn = self._turns[made.group] = Turn(made.number, turn)
+        return turn
+
+    def due(self, batch: Batch, now_ms: int) -> int:
+        """When it is summed, as things stand."""
+        turn = self._turns[batch.group]
+        return batch.due(self._plan, turn.spread, turn.expected, now_ms)
+
+    def sent(self, group: int, digest: bytes) -> Batch | None:
+        """The one whose sum, or only delta, is with the primary."""
+        found = (it for it in self._all if it.state == "sent" and it.group == group)
+        return next((it for it in found if it.digest == digest), None)
+
+    def remove(self, batch: Batch) -> None:
+        """It is over."""
+        self._all.remove(batch)
+
+    def forget(self, group: int, floor: int) -> None:
+        """What is done of rounds before that one."""
+        self._all = [
+            it for it in self._all if it.group != group or it.number >= floor or it.state != "done"
+        ]

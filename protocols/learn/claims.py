@@ -2,7 +2,7 @@
 
     claim    a learner's: these deltas of mine, from these bases; one for each primary
     sum      an aggregator's: this is the sum of these deltas of my region's learners
-    record   two of a group's three replicas: this round is committed, with this result
+    record   two of a group's three replicas: this round is committed, and what its inputs make
 
 All in the ledger's domain (realm.py). Deltas and results themselves follow messages raw; here they
 are named by sha256. A record with two signatures of the group that the ledger names is proof for
@@ -30,6 +30,10 @@ MAX_INPUTS = 512
 MAX_DELTA = 256 << 20
 """Bytes of one: a group of 1 GiB by two bits."""
 MILLE = 1000
+MAX_OUTER = 4 << 30
+"""Bytes of an outer state: three values for each of a group's, at most 1 GiB."""
+NOTHING = bytes(32)
+"""In place of an outer state's digest: there is none."""
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
@@ -137,6 +141,14 @@ class Round(Message, frozen=True, tag_field="kind", tag="round"):
     inputs: Annotated[tuple[Input, ...], msgspec.Meta(max_length=MAX_INPUTS)]
     """By rising (learner, digest): a delta that came late is carried into the next round, in
     which its learner has a new one as well."""
+    plan: Digest = NOTHING
+    """protocols.plan.plan_digest of the plan that it was made by."""
+    before: Digest = NOTHING
+    """sha256 of the outer optimiser's state that it began from: `after` of the round before, or
+    NOTHING, where the primary did not have that: such a round is right, and loses momentum."""
+    after: Digest = NOTHING
+    """Of the state after it: outer.py says what is in it. NOTHING where none is kept."""
+    after_size: Annotated[int, msgspec.Meta(ge=0, le=MAX_OUTER)] = 0
 
     def __post_init__(self) -> None:
         _rising([entry.learner + entry.digest for entry in self.inputs], "a round's inputs")
@@ -150,7 +162,7 @@ class Endorsement(Row, frozen=True):
 
 
 class Record(Message, frozen=True, tag_field="kind", tag="record"):
-    """A round that two of its group's three replicas have on disk."""
+    """A round that two of its group's three replicas have on disk, and each of them computed."""
 
     round: Round
     by: Annotated[tuple[Endorsement, ...], msgspec.Meta(min_length=1, max_length=3)]

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from protocols.learn.grace import FIRST_LULL, Arrivals, grace_of, learned, quorum_of
-from protocols.learn.plan import Plan
 from protocols.learn.roundlog import Pending, RoundLog, Spread
+from protocols.plan import Plan
 
 
 class Closing:
@@ -30,7 +30,7 @@ class Closing:
         """A round is committed, and the next one open."""
         self._past, self._arrivals = self._arrivals, Arrivals()
         self._lasted, self._began = now_ms - self._began, now_ms
-        self.bad &= self._log.pending.keys()
+        self.bad &= self._log.digests
         self._count(now_ms)
 
     def _count(self, now_ms: int) -> None:
@@ -50,7 +50,7 @@ class Closing:
     def usable(self) -> list[Pending]:
         """What would go into the round now, in the order in which it is aggregated."""
         found = (it for it in self._log.pending.values() if it.made.digest not in self.bad)
-        return sorted(found, key=lambda it: (it.source, it.made.digest))
+        return sorted(found, key=lambda it: it.key)
 
     def cannot_use(self, digests: Iterable[bytes]) -> bool:
         """These are left out, and dropped with the round that closes; whether any is new."""
@@ -61,7 +61,7 @@ class Closing:
     def due(self, now_ms: int) -> int | None:
         """When it closes, as things stand; None: not before something comes."""
         log, plan, arrivals = self._log, self._plan, self._arrivals
-        if self.bad.issuperset(log.pending):
+        if self.bad.issuperset(log.digests):
             return None
         there = sum(digest not in self.bad for digest in log.seen.values())
         if arrivals.quorum_at is None and there >= quorum_of(plan, len(log.seen_before)):

@@ -6,7 +6,7 @@ learners; a larger model will want its own rate.
 
 from itertools import pairwise
 
-from protocols.learn.plan import MILLE, Phase, Plan
+from protocols.plan import MILLE, Phase, Plan
 
 RATE = 4000
 """AdamW's, in millionths. Dense training of the tiny model was best at it, of 2, 3, 4, 8 and 16

@@ -2,7 +2,8 @@
 
 Without regions each of N learners talks to the primary of each of M groups: N x M. With them a
 learner talks to its region's aggregator alone, and R aggregators to P primaries: N + R x P. The
-three replicas of each group talk among each other in either case. Groups share daemons, and two
+three replicas of each group talk among each other in either case (the two that follow need not,
+but while they look for another primary). Groups share daemons, and two
 groups between the same two daemons share one connection, so M groups on n daemons have at most n
 primaries, whatever M is. (An aggregator that lost a primary asks the group's others, too.)
 """
@@ -43,6 +44,14 @@ def pairs_of(placement: Placement, routes: Mapping[bytes, bytes | None]) -> set[
             found |= _pairs((learner, aggregator))
     for aggregator in {each for each in routes.values() if each is not None}:
         found |= _pairs(*((aggregator, primary) for primary in primaries))
+    return found
+
+
+def followers(placement: Placement) -> set[Pair]:
+    """Pairs that talk only while there is no primary."""
+    found: set[Pair] = set()
+    for three in placement:
+        found |= set() if three is None else _pairs((three[1], three[2]))
     return found
 
 

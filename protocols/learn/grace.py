@@ -13,8 +13,8 @@ Below its quorum a round waits until nothing has come for a *lull*: as long as t
 took, and the patience. So a swarm that lost half of its learners goes on with the others.
 """
 
-from protocols.learn.plan import Plan
 from protocols.learn.roundlog import MAX_LEARNERS, MAX_SPREAD_MS, Spread
+from protocols.plan import Plan
 
 NEARLY_ALL = 9, 10
 """Of a round's learners, whose arrival ends a sample."""

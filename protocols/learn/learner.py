@@ -65,9 +65,9 @@ from protocols.learn.messages import (
     Watch,
 )
 from protocols.learn.outbox import Outbox, Sent
-from protocols.learn.plan import MILLE, Phase
 from protocols.learn.primaries import Primaries
 from protocols.learn.round_ports import WATCH_MS, Heard, Say, Tick
+from protocols.plan import MILLE, Phase
 
 LAG = 2
 """Patiences of the plan that the slowest group is waited for, once another has advanced."""
@@ -370,7 +370,9 @@ class Learner:
                 effects = [*effects, *self._where(said.group)]
             case "full" | "overlap":
                 if peer == self._aggregator:
+                    # As good as silent: it cannot sum, or nobody takes its sums.
                     effects = self._resend(sent, self.primaries.of(said.group), now_ms)
+                    effects = [*effects, Silent(peer)] if said.reason == "full" else effects
         return effects
 
     def _on_wrong_base(self, sent: Sent, said: Refused, now_ms: int) -> Effects:

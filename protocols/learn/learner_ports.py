@@ -10,8 +10,8 @@ from protocols.learn.claims import Round
 from protocols.learn.messages import (
     Blob,
 )
-from protocols.learn.plan import CodecName, Phase, Plan
 from protocols.learn.round_ports import Heard, Say, Tick
+from protocols.plan import CodecName, Phase, Plan
 from protocols.realm import Realm
 
 
@@ -23,10 +23,11 @@ class LearnerSettings(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     me: bytes
     groups: tuple[int, ...]
-    ahead: int = 333
+    ahead: int = 400
     """Thousandths of a round's steps that are trained while the round before is open (rule 3);
-    0 waits. Of 15 steps of a second, 5 hide what a round takes on a home uplink (2 to 4 s).
-    More would let fast learners run away from slow ones, until every round is as wide as one."""
+    0 waits. Of 15 steps of a second, 6 hide what a round takes on a home uplink (2 to 4 s, and a
+    follower's recomputation of it). Many more would let fast learners run away from slow ones,
+    until every round is as wide as one."""
     ack_ms: int = 3_000
     """Until a primary that says nothing is looked for anew: a take-over takes four heartbeats."""
     relay_ms: int = 5_000

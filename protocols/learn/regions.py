@@ -10,10 +10,14 @@ the ranking, so a region gathers at one; where nobody is clearly nearer than the
 no region, and the learner goes straight to it. The choice is held while it is not clearly worse: a
 route that jumps makes two half sums of one.
 
+Round trips are measured again and again, since links change: what counts is the shortest of the
+last few, because a busy machine or a full line makes them longer and nothing makes them shorter.
+
 An aggregator that keeps silent or refuses ("full") is left out for a while, and the next one is
 taken. Whoever was proven to have summed wrongly (audit.py) is left out altogether.
 """
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
@@ -31,11 +35,14 @@ ALIKE, ALIKE_US = 2, 5_000
 """Twice as far as the nearest and 5 ms (the jitter of one city's links) is about as near."""
 HOLD = 2
 """Times worse than a new choice ours must be before we change: half an average's worth of noise."""
+SETTLE_MS = 20_000
+"""For which another must have been the choice before we change to it, where ours is not clearly
+worse: a moment's noise moves nobody, and a region whose learners began apart still ends at one."""
 LEAVE_OUT_MS = 60_000
 """For which a silent one is left out: it comes back, or its daemon is noticed to be dead."""
 MAX_LEFT_OUT = 256
-SMOOTH = 8
-"""A new measurement counts an eighth, as in TCP (RFC 6298)."""
+RECENT = 4
+"""Measurements of which the shortest counts: a link that has become longer is one after so many."""
 MAX_MEASURED = 1024
 
 
@@ -61,27 +68,26 @@ class Regions:
 
     def __init__(self, me: bytes) -> None:
         self._me = me
-        self._rtt: dict[bytes, int] = {}
+        self._rtt: dict[bytes, deque[int]] = {}
+        """The last few; whoever was not measured for longest first."""
         self._left_out: dict[bytes, int] = {}
         self._ours: bytes | None = None
+        self._other_since: int | None = None
+        """Since when another than ours would be chosen, in ms."""
 
     def measured(self, peer: bytes, rtt_us: int) -> None:
         """One round trip."""
-        before = self._rtt.pop(peer, None)
+        recent = self._rtt.pop(peer, None) or deque(maxlen=RECENT)
         if len(self._rtt) >= MAX_MEASURED:
             del self._rtt[next(iter(self._rtt))]
-        mean = rtt_us if before is None else before + (rtt_us - before) // SMOOTH
-        self._rtt[peer] = max(1, mean)
+        recent.append(max(1, rtt_us))
+        self._rtt[peer] = recent
 
-    def averaged(self, peer: bytes, rtt_us: int) -> None:
-        """A round trip that somebody has averaged already (the peer book)."""
-        self._rtt.pop(peer, None)
-        self.measured(peer, rtt_us)
-
-    @property
-    def known(self) -> Collection[bytes]:
-        """Whose round trip is known."""
-        return self._rtt.keys()
+    def missed(self, peer: bytes) -> None:
+        """It was not measured this time: others come first."""
+        recent = self._rtt.pop(peer, None)
+        if recent is not None:
+            self._rtt[peer] = recent
 
     def leave_out(self, peer: bytes, now_ms: int) -> None:
         """It was silent, or full."""
@@ -91,9 +97,14 @@ class Regions:
         self._left_out[peer] = now_ms + LEAVE_OUT_MS
 
     def to_measure(self, ranked: Iterable[bytes], primaries: Iterable[bytes]) -> list[bytes]:
-        """Whose round trip is wanted and not known."""
+        """Whose round trip is wanted and not known; then all others, the oldest word first."""
         wanted = dict.fromkeys([*ranked, *primaries])
-        return [peer for peer in wanted if peer != self._me and peer not in self._rtt]
+        fresh = [peer for peer in wanted if peer != self._me and peer not in self._rtt]
+        return [*fresh, *(peer for peer in self._rtt if peer in wanted)]
+
+    def is_known(self, peer: bytes) -> bool:
+        """Whether a round trip to it was ever measured."""
+        return peer in self._rtt
 
     def route(
         self,
@@ -112,11 +123,24 @@ class Regions:
         chosen = self._choose(able, far)
         ours = self._ours
         if ours in able and chosen is not None and ours != chosen and far is not None:
-            mine = self._us(ours)
-            if mine * NEARER <= far * HOLD and mine <= self._us(chosen) * HOLD + ALIKE_US:
-                chosen = ours
+            chosen = ours if self._holds(ours, chosen, far, now_ms) else chosen
+        else:
+            self._other_since = None
         self._ours = chosen
         return Route(chosen, None if chosen is None else self._us(chosen), far)
+
+    def _holds(self, ours: bytes, chosen: bytes, far: int, now_ms: int) -> bool:
+        """Whether to stay with ours, although another would be chosen now."""
+        mine = self._us(ours)
+        worse = mine * NEARER > far * HOLD or mine > self._us(chosen) * HOLD + ALIKE_US
+        if self._other_since is None:
+            self._other_since = now_ms
+        settled = now_ms >= self._other_since + SETTLE_MS
+        # Our own memory is always the nearest, and whoever aggregates for himself saves nothing.
+        if worse or settled or ours == self._me:
+            self._other_since = None
+            return False
+        return True
 
     def _choose(self, able: list[bytes], far: int | None) -> bytes | None:
         if far is None or far < WORTH_US:
@@ -146,4 +170,4 @@ class Regions:
         return peer == self._me or peer in self._rtt
 
     def _us(self, peer: bytes) -> int:
-        return 1 if peer == self._me else self._rtt[peer]
+        return 1 if peer == self._me else min(self._rtt[peer])

@@ -41,6 +41,7 @@ from protocols.learn.replica_ports import (
     REPLICAS,
     Able,
     Damaged,
+    Distrusted,
     Effect,
     Event,
     Folded,
@@ -97,6 +98,8 @@ class Replica(Candidate):
                 self._able(can_lead, now)
             case Lost(peer):
                 self._lost(peer, now)
+            case Distrusted(peer):
+                self._distrust(peer, now)
             case Damaged(why):
                 self._damage(why, now)
             case Refound(snapshot):
@@ -125,6 +128,8 @@ class Replica(Candidate):
         if seats[0].epoch < self._newest.epoch:
             return
         self._seats = unbroken(seats)
+        if newer:
+            self._distrusted.clear()
         if newer and not self._log.damaged:
             self._begin_epoch(now)
 

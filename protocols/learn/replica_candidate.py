@@ -94,6 +94,8 @@ class Candidate(Follower):
         stand = self._stand
         if stand is None or stand.term != message.term or stand.chosen is not None:
             return
+        if peer in self._distrusted:
+            return
         if self._me not in stand.promises:
             self._promise_ourselves(stand)
         stand.promises[peer] = message
@@ -213,6 +215,8 @@ class Candidate(Follower):
         if term < self._log.promised:
             self._send(peer, Stale(self._log.promised))
             return
+        if peer in self._distrusted:
+            return
         if term > self._log.promised:
             if self._content(term, peer, now) or (self._stand and self._stand.term > term):
                 return
@@ -270,6 +274,28 @@ class Candidate(Follower):
         turns = (rank - term.number - 1) % REPLICAS
         soon = now + self._settings.stagger_ms * (1 + turns)
         self._stand_at = min(self._stand_at, soon)
+
+    def _distrust(self, peer: bytes, now: int) -> None:
+        """It lied: what it sends and promises does not count, and who of the others comes next
+        asks for a term. The third finds the same, and grants."""
+        if peer == self._me or peer in self._distrusted or peer not in self._newest.replicas:
+            return
+        self._distrusted.add(peer)
+        rank, (term, primary) = self._rank, self._followed
+        if self._lead is not None:
+            self._lead.followers.pop(peer, None)
+            return
+        if self._stand is not None:
+            self._stand.promises.pop(peer, None)
+            if self._stand.chosen == peer:
+                self._step_down(now, "whose log it takes lied")
+        if rank is None or primary != peer:
+            return
+        self._drop_stage()
+        self._follow(term, None)
+        turns = (rank - term.number - 1) % REPLICAS
+        self._stand_at = now + turns * self._settings.stagger_ms
+        self._maybe_stand(now)
 
     def _resigned(self, peer: bytes, message: Resign, now: int) -> None:
         rank = self._rank

@@ -16,6 +16,7 @@ from protocols.learn.replica_messages import (
 from protocols.learn.replica_ports import (
     MAX_STATE,
     MAX_STATE_BLOBS,
+    NO_TERM,
     REPLICAS,
     Committed,
     Declined,
@@ -93,6 +94,10 @@ class Core:
         self._refound: Snapshot | None = None
         self._orphaned = -1
         self._retired = False
+        self._distrusted: set[bytes] = set()
+        """Who lied in this epoch."""
+        self._own_from: tuple[Term, int] = (NO_TERM, 0)
+        """The term whose log we have, and after which index its primary wrote it itself."""
         self._awaits_tick = False
         """Whether it would stand, if its ledger were not old."""
 
@@ -207,7 +212,16 @@ class Core:
         return None
 
     def _others(self) -> list[bytes]:
-        return [peer for peer in self._newest.replicas if peer != self._me]
+        """Of the newest three, who did not lie."""
+        left = (peer for peer in self._newest.replicas if peer != self._me)
+        return [peer for peer in left if peer not in self._distrusted]
+
+    def _writer_of(self, index: int) -> bytes | None:
+        """Who appended an entry: the primary whose log this is; None: one before it."""
+        term, start = self._own_from
+        if term != self._log.accepted or index <= start:
+            return None
+        return self._candidate_of(term)
 
     def _follow(self, term: Term, primary: bytes | None) -> None:
         if (term, primary) != self._followed:
@@ -262,7 +276,8 @@ class Core:
         for index in range(self._applied + 1, self._log.committed + 1):
             entry = self._log.entry(index)
             tag = None if lead is None else lead.tags.pop(index, None)
-            self._put(Committed(index, entry.body, entry.blobs, tag))
+            writer = self._writer_of(index)
+            self._put(Committed(index, entry.body, entry.blobs, tag, writer))
         self._applied = max(self._applied, self._log.committed)
 
     def _establish(self, epoch: int) -> None:

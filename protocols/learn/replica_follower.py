@@ -25,6 +25,8 @@ class Follower(Primary):
         if term < self._log.promised:
             self._send(peer, Stale(self._log.promised))
             return
+        if peer in self._distrusted:
+            return
         if self._rank is None or term.epoch != self._newest.epoch:
             return
         if term > self._log.promised:
@@ -54,6 +56,8 @@ class Follower(Primary):
                 forced=message.forced,
                 held=self._held,
             )
+            if self._stage.ready:
+                self._own_from = (message.term, message.start)
             self._pump_stage(self._stage)
         return self._stage
 
@@ -96,6 +100,8 @@ class Follower(Primary):
     def _pump_stage(self, stage: Stage) -> bool:
         """Whether the log was taken over."""
         whole = stage.pump()
+        if whole:
+            self._own_from = (stage.term, stage.start)
         if whole and stage.lost:
             self._emit("learn.lost", epoch=stage.term.epoch)
             self._reinstall()

@@ -98,7 +98,7 @@ class Lead:
 
     def heard_at(self) -> int:
         """When any of them was last heard of."""
-        return max(each.heard_at for each in self.followers.values())
+        return max((each.heard_at for each in self.followers.values()), default=0)
 
     def beat(self, now: int, beat_ms: int, base: int) -> None:
         """What was sent and did not arrive since the last heartbeat is to be sent again; and who

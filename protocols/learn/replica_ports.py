@@ -4,7 +4,7 @@
     Tick           `next_wake` has come                            Propose   append this (primary)
     Turned         the ledger's new epoch, and the group's three   Folded    a snapshot of the state
     Ticked         the ledger's newest tick                        Able      can it compute?
-    Lost           the connection with a peer ended
+    Lost           the connection with a peer ended                Distrusted  it lied
     Damaged        what it stored cannot be read                   Refound   begin from here
 
 Effects are Save, Send, Emit and Blame of protocols/effects.py and those below. A driver performs
@@ -36,7 +36,8 @@ QUORUM = 2
 MAX_BODY = 128 << 10
 """Bytes of an entry: a round of 512 inputs is 40 KB."""
 MAX_STATE = 512 << 10
-"""Bytes of a snapshot's state: the open round's offers, 512 of 250 bytes, with room."""
+"""Bytes of a snapshot's state: who learned in two rounds (2,048 of 75 bytes), and the signed claims
+of what came late, of some KB each. A larger one is not made: the log stays longer for a round."""
 MAX_ENTRY_BLOBS = 16
 """Blobs that come with one entry: a delta, or a result and what belongs to it."""
 MAX_STATE_BLOBS = 2048
@@ -227,6 +228,13 @@ class Lost(msgspec.Struct, frozen=True):
     peer: bytes
 
 
+class Distrusted(msgspec.Struct, frozen=True):
+    """A replica lied about a round (judging.py): in this epoch nothing more is taken from it, and
+    it is neither followed nor counted. Before `start` for what was known of it."""
+
+    peer: bytes
+
+
 class Damaged(msgspec.Struct, frozen=True):
     """A blob or row that was stored is gone or wrong: nothing more in this epoch (rule 4)."""
 
@@ -240,7 +248,20 @@ class Refound(msgspec.Struct, frozen=True):
     snapshot: Snapshot
 
 
-Event = Heard | Tick | Turned | Ticked | Propose | Stored | Folded | Able | Lost | Damaged | Refound
+Event = (
+    Heard
+    | Tick
+    | Turned
+    | Ticked
+    | Propose
+    | Stored
+    | Folded
+    | Able
+    | Lost
+    | Distrusted
+    | Damaged
+    | Refound
+)
 
 
 # -- effects -----------------------------------------------------------------------------------
@@ -262,6 +283,8 @@ class Committed(msgspec.Struct, frozen=True):
     blobs: tuple[Blob, ...]
     tag: int | None
     """Of the Propose, where this replica made it, in this term."""
+    writer: bytes | None = None
+    """Who appended it: the primary whose log this is, and not one before it; None for those."""
 
 
 class Installed(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ class Primary(Core):
         if self._log.accepted != stand.term:
             self._log.take_over(stand.term, start, None, [], stand.forced)
         self._stand, self._stage = None, None
+        self._own_from = (stand.term, start)
         self._lead = Lead(stand.term, source, start, self._others(), now)
         for peer, promise in stand.promises.items():
             self._lead.expect(peer, promise, now)

@@ -5,15 +5,11 @@ from collections.abc import Callable
 import msgspec
 
 from protocols.effects import Effect
-from protocols.learn.claims import (
-    Round,
-)
-from protocols.learn.messages import (
-    Blob,
-    Said,
-)
-from protocols.learn.plan import Plan
+from protocols.learn.claims import Endorsement, Record, Round
+from protocols.learn.messages import Blob, Said
 from protocols.learn.replica_ports import Term
+from protocols.learn.roundlog import Standing
+from protocols.plan import Plan, plan_digest
 from protocols.realm import Realm
 
 TABLE = "learn-records"
@@ -25,11 +21,20 @@ MAX_WATCHERS = 512
 WATCH_MS = 120_000
 """For which a Watch holds: whoever left without a word costs this long."""
 AGAIN_MS = 1_000
-"""Until an endorsement that had no effect is sent again."""
+"""Until an endorsement that had no effect is sent again, doubling,"""
+AGAIN_LATEST_MS = 30_000
+"""... and at last as seldom as this: who is away for long is asked seldom."""
 RETRY_MS = 2_000
 """Until a round that could not be aggregated is tried again: a worker restarts in less."""
+LACK_WAIT_MS = 120_000
+"""For a plan, or an outer state, that a round names and that is not here: two leases, in which a
+ledger that is not too old to acknowledge anything has the plan, and whoever has the state gives it.
+After that the round counts for nothing: else whoever names what nobody has would stop a group for
+good."""
 KEEP_ROUNDS = 4
 """Closed rounds whose deltas stay on disk, so that they can be recomputed."""
+KEEP_STATES = 2
+"""Outer states that stay on disk: the newest, and the one that the newest round began from."""
 
 
 class Say(msgspec.Struct, frozen=True):
@@ -58,6 +63,13 @@ class Part(msgspec.Struct, frozen=True):
     is_sum: bool = False
 
 
+class State(msgspec.Struct, frozen=True):
+    """The outer optimiser's after some round: bytes that are named by their sha256."""
+
+    digest: bytes
+    size: int
+
+
 class Aggregate(msgspec.Struct, frozen=True):
     """Effect: make a round's result of these, in this order, and answer Aggregated (with the
     same ticket) when its blob is on disk; else NotAggregated."""
@@ -66,13 +78,47 @@ class Aggregate(msgspec.Struct, frozen=True):
     number: int
     base: bytes
     parts: tuple[Part, ...]
+    plan: Plan
+    before: State | None = None
+    """The outer state to begin from; None: from nothing."""
+    judging: bool = False
+    """Whether it is somebody else's round that is looked at: only with that very state. A primary
+    that cannot have it begins from nothing instead."""
 
 
 class Advance(msgspec.Struct, frozen=True):
-    """Effect: this round is committed: make the version after it, by its result."""
+    """Effect: this round is committed, and right: make the version after it, by its result."""
 
     round: Round
-    state: Blob | None
+
+
+class Fold(msgspec.Struct, frozen=True):
+    """Effect: the entries up to this index of the log add up to `standing`, and may go: the last
+    round has its record."""
+
+    index: int
+    standing: Standing
+
+
+class Distrust(msgspec.Struct, frozen=True):
+    """Effect: this replica lied, or cannot compute: follow it no more in this epoch."""
+
+    peer: bytes
+
+
+class Lied(msgspec.Struct, frozen=True):
+    """Effect: `by` is the signature of who computed `round` wrongly: from the version, the state
+    and the inputs that it names comes something else. They are on our disk."""
+
+    round: Round
+    by: Endorsement
+
+
+class Contradicted(msgspec.Struct, frozen=True):
+    """Effect: our log is not the group's: what two replicas signed, or what learners did, is
+    otherwise. As good as a damaged disk."""
+
+    why: str
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -107,6 +153,16 @@ class Committed(msgspec.Struct, frozen=True):
 
     body: bytes
     tag: int | None = None
+    index: int = 0
+    writer: bytes | None = None
+    """Who appended it, where that was the primary that leads now."""
+
+
+class Installed(msgspec.Struct, frozen=True):
+    """The log begins after `index` with this state (an encoded Standing)."""
+
+    state: bytes
+    index: int = 0
 
 
 class Declined(msgspec.Struct, frozen=True):
@@ -117,14 +173,15 @@ class Declined(msgspec.Struct, frozen=True):
 
 class Aggregated(msgspec.Struct, frozen=True):
     """What Aggregate made. `shares` are of its parts, in thousandths, in their order; `bad` are
-    the parts that could not be used, by digest."""
+    the parts that could not be used, by digest. `before` is the state that it began from."""
 
     ticket: int
     result: Blob
     head: bytes
     shares: tuple[int, ...]
     bad: tuple[bytes, ...] = ()
-    state: Blob | None = None
+    before: State | None = None
+    after: State | None = None
 
 
 class NotAggregated(msgspec.Struct, frozen=True):
@@ -133,19 +190,26 @@ class NotAggregated(msgspec.Struct, frozen=True):
     ticket: int
     why: str
     bad: tuple[bytes, ...] = ()
+    lacking: bool = False
+    """Whether the outer state is what failed: nobody gave it."""
 
 
 class Tick(msgspec.Struct, frozen=True):
     """`next_wake` has come, or time passes."""
 
 
-Event = Heard | Led | Followed | Committed | Declined | Aggregated | NotAggregated | Tick
+Event = (
+    Heard | Led | Followed | Committed | Installed | Declined | Aggregated | NotAggregated | Tick
+)
 
 
-Effects = list[Effect | Say | Propose | Aggregate | Advance | Release]
+Effects = list[
+    Effect | Say | Propose | Aggregate | Advance | Fold | Distrust | Lied | Contradicted | Release
+]
 
 
 def anybody(_peer: bytes) -> bool:
+    """Nobody was caught."""
     return True
 
 
@@ -156,6 +220,9 @@ class RoundsSettings(msgspec.Struct, frozen=True, kw_only=True):
     model: bytes
     group: int
     plan: Plan
+    """What rounds are made by now;"""
+    former: tuple[Plan, ...] = ()
+    """... plans of the same training before it: a round that one of these made may be undecided."""
     genesis: bytes
     """Root of version 0."""
     me: bytes
@@ -167,6 +234,13 @@ class RoundsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Whose deltas are taken: nobody's who was caught."""
     may_aggregate: Callable[[bytes], bool] = anybody
     """Whose sums are taken: candidates (regions.py) who were not caught."""
+    check: Callable[[Record], None] | None = None
+    """Raises SynapseError unless two replicas of a record's group, of whatever epoch, signed it;
+    None: records of this epoch alone are known."""
+
+    def plan_of(self, digest: bytes) -> Plan | None:
+        """The plan that a round names, where it is known here."""
+        return next((it for it in (self.plan, *self.former) if plan_digest(it) == digest), None)
 
 
 def record_key(model: bytes, group: int, number: int) -> bytes:

@@ -27,10 +27,10 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: str = ""
     title: str
     about: str = ""
-    ledger: Literal["bare", "real", "tile"] = "bare"
+    ledger: Literal["bare", "real", "tile", "tile-liar"] = "bare"
     """Whether the council's log runs on a ledger of hardly anything (bare.py), fast, or in the
     daemons' whole participant on the real ledger (real.py); or none of them, but a tile group's
-    replicas (tiletown.py)."""
+    replicas (tiletown.py), also with their rounds and one who lies about them (tileliar.py)."""
     members: list[Annotated[int, Meta(ge=1, le=MAX_MEMBERS)]]
     """Sizes of the council; seeds take them in turn."""
     newcomers: Annotated[int, Meta(ge=0)] = 0

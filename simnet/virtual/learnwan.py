@@ -19,7 +19,8 @@ from protocols.realm import Realm
 from simnet.virtual.dice import dice
 from simnet.virtual.heap import Heap
 from simnet.virtual.keys import Keys
-from simnet.virtual.learnhome import EPOCH, Home, Sizes, WanCase
+from simnet.virtual.learncase import EPOCH, Sizes, WanCase
+from simnet.virtual.learnhome import Home
 from simnet.virtual.wanlinks import Links
 
 __all__ = ["Sizes", "Wan", "WanCase"]

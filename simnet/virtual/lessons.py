@@ -17,7 +17,6 @@ from protocols.cid import cid_of
 from protocols.council.errands import Examine
 from protocols.council.participant import Examined, Submit
 from protocols.errors import RefusedError
-from protocols.learn.plan import Phase, Plan
 from protocols.ledger import signing as ledger_signing
 from protocols.ledger.entries import (
     MAX_GAIN,
@@ -33,6 +32,7 @@ from protocols.ledger.fold import LedgerState
 from protocols.ledger.training import is_judge
 from protocols.ledger.voting import OpenProposal
 from protocols.manifest import ProposalManifest, encode_manifest
+from protocols.plan import Phase, Plan
 from simnet.virtual.node import Node
 from simnet.virtual.polls import Owned
 from simnet.virtual.world import ViolationError, World

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from simnet.virtual.case import Case, Outcome
 from simnet.virtual.shrink import shrink
+from simnet.virtual.tileliar import LiarTown
 from simnet.virtual.tiletown import TileTown
 from simnet.virtual.town import Town
 
@@ -21,7 +22,8 @@ def run(case: Case) -> Outcome:
 
 def town_of(case: Case, *, telling: bool = False, recording: bool = False) -> Town | TileTown:
     """The world of a run: a council's, or a tile group's."""
-    made = TileTown if case.family.ledger == "tile" else Town
+    towns: dict[str, type[Town | TileTown]] = {"tile": TileTown, "tile-liar": LiarTown}
+    made = towns.get(case.family.ledger, Town)
     return made(case, telling=telling, recording=recording)
 
 

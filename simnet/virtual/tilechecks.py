@@ -5,8 +5,8 @@
     lost-committed  a primary that begins without something that was committed
     one-state       equal logs that fold to different states
     old-commit      a primary commits something new, and a higher term had begun
-    old-term        a primary begins below a term that had begun; or a replica acknowledges, or
-                    promises, below what it promised
+    old-term        a primary begins in a term that was accepted when a higher one had begun; or a
+                    replica acknowledges, or promises, below what it promised
     sealed          a replica acknowledges in an epoch that it has sealed
     damaged         a disk that kept what was synced, and is not believed
     unsaved         what a replica reports, promises or sends is not on its own disk, or its blobs
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from protocols.effects import Emit, Send
 from protocols.learn.replica_log import Log
 from protocols.learn.replica_messages import PROTOCOL as TILE
-from protocols.learn.replica_messages import Append, Promise, Report, unpack
+from protocols.learn.replica_messages import Append, Message, Promise, Report, unpack
 from protocols.learn.replica_ports import (
     NO_TERM,
     TABLE,
@@ -61,6 +61,8 @@ class TileChecks:
         self.audited = 0
         self._opened = NO_TERM
         """The highest term in which a primary began."""
+        self._accepted_in_time: set[Term] = set()
+        """Terms that a follower accepted before a primary began in a higher one."""
         self._promised: dict[int, Term] = {}
         """By node: the highest promise that left it, since its disk was last wiped."""
         self._wiped: dict[int, int] = {}
@@ -160,6 +162,9 @@ class TileChecks:
     def _leading(self, node: Node, term: Term) -> None:
         self._world.tally["term"] += 1
         self.terms += 1
+        if term < self._opened and term in self._accepted_in_time:
+            self._begins_late(node, term)
+            return
         if term < self._opened or (term == self._opened and AUDITING):
             raise ViolationError(
                 "old-term", f"{node.name} begins {words(term)} after {words(self._opened)}"
@@ -186,6 +191,17 @@ class TileChecks:
             self._give_up(fold.index - 1)
             self.chains[fold.index] = fold.chain
             self.bodies[fold.index] = b"refounded"
+
+    def _begins_late(self, node: Node, term: Term) -> None:
+        """It was accepted in time, and read that only now: it stood still meanwhile, or its mail
+        was slow. It is deposed, and hears of that like one that began before it stood still; until
+        then it must not commit anything new (old-commit), and what it has must be no other."""
+        self._world.tally["begins-late"] += 1
+        if self._world.telling:
+            self._world.tell("leads", f"leads {words(term)}, too late", node)
+        fold = self._town.daemon(node).fold
+        if self.chains.get(fold.index) != fold.chain and not self._given_up(node):
+            raise ViolationError("one-state", f"{node.name} folds differently at {fold.index}")
 
     def _give_up(self, index: int) -> None:
         """A forced epoch begins with less: two of three were lost."""
@@ -214,15 +230,24 @@ class TileChecks:
         """A message leaves, and what its sender saved before is durable."""
         if effect.protocol == ACK:
             self._acknowledged(node, effect.data)
-        elif effect.protocol == TILE and AUDITING:
-            self.audited += 1
+        elif effect.protocol == TILE:
             message = unpack(effect.data)[1]
-            if isinstance(message, Report) and message.ready:
+            if isinstance(message, Report) and message.ready and message.term > self._opened:
+                self._accepted_in_time.add(message.term)
+            if AUDITING:
+                self._audit(node, message)
+
+    def _audit(self, node: Node, message: Message) -> None:
+        self.audited += 1
+        match message:
+            case Report(ready=True):
                 self._audit_report(node, message)
-            elif isinstance(message, Promise):
+            case Promise():
                 self._audit_promise(node, message)
-            elif isinstance(message, Append) and message.entries:
+            case Append() if message.entries:
                 self._audit_append(node, message)
+            case _:
+                pass
 
     def _acknowledged(self, node: Node, data: bytes) -> None:
         index, body = int.from_bytes(data[:8], "big"), data[8:]

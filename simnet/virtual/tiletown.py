@@ -127,7 +127,7 @@ class TileTown:
         self._chance = self.world.chance["tiles"]
         self._rate = max(case.family.submissions, 0.1)
         self._populate()
-        self.checks = TileChecks(self)
+        self.checks = self._watch()
         self.world.check = self.checks.sent
         specs = case.family.faults
         members = tuple(range(case.size))
@@ -144,6 +144,9 @@ class TileTown:
             made = world.add(f"d{number}", world.keys.new(f"identity {number}"), self._boot)
             made.disk = WholeDisk()
         self.ledger = world.add("ledger", key, lambda _: LedgerNode(self))
+
+    def _watch(self) -> TileChecks:
+        return TileChecks(self)
 
     def _boot(self, node: Node) -> TileDaemon:
         return TileDaemon(
@@ -252,14 +255,15 @@ class TileTown:
             world.heap.run(began + MARGIN_MS / 1000 + 3)
             self.turn()
             began = world.now
-        goal = self.checks.acked_count + 1
+        goal, rounds = self.checks.acked_count + 1, self._goal()
         beat = self.settings.beat_ms / 1000
         limit = MOST_BEATS * beat
         if self.checks.could_be_forced():
             limit += self.settings.forced_leases * self.settings.lease_ms / 1000 + 4
 
         def done() -> bool:
-            return self.checks.acked_count >= goal and self.checks.everywhere()
+            acked = self.checks.acked_count >= goal and self.checks.everywhere()
+            return acked and self._beyond(rounds)
 
         world.heap.run(began + limit, done)
         if done():
@@ -271,6 +275,15 @@ class TileTown:
             )
         else:
             world.tally["no-quorum"] += 1
+
+    def _goal(self) -> int:
+        """What else must have grown at the end, as it stands."""
+        return 0
+
+    def _beyond(self, goal: int) -> bool:
+        """Whether it has."""
+        del goal
+        return True
 
     def leader(self) -> int | None:
         """The number of the node that leads in the highest term."""

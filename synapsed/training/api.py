@@ -7,6 +7,8 @@ from synapsed.control.ledgerapi import Report
 from synapsed.control.ledgermodels import Submitted
 from synapsed.control.models import ImportResult
 from synapsed.training.said import (
+    AuditRequest,
+    AuditSaid,
     CheckpointRequest,
     CheckpointSaid,
     Evaluated,
@@ -47,6 +49,10 @@ class LearnApi(Protocol):
         self, lineage: bytes, request: CheckpointRequest, wait: bool, report: Report
     ) -> CheckpointSaid:
         """Write, import, publish and propose the current values; `wait` for the ledger's entry."""
+
+    async def audit_round(self, lineage: bytes, request: AuditRequest, report: Report) -> AuditSaid:
+        """Fetch what a committed round was made from, and recompute it; whoever signed a wrong one
+        is accused."""
 
     async def new_model(self, request: NewModelRequest, report: Report) -> ImportResult:
         """Fresh weights, imported and announced."""

@@ -17,8 +17,8 @@ from synapsed.store import Store
 from synapsed.training.ground import Ground, Replicas, ground_of
 from synapsed.training.materials import Materials
 from synapsed.training.places import place_by_ledger
-from synapsed.training.region import RoundTrip
 from synapsed.training.service import TrainingService, TrainingSettings
+from synapsed.training.way import RoundTrip
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
 
@@ -70,13 +70,13 @@ def compose(
 
 
 def pinged(net: Net, reach: Reach) -> RoundTrip:
-    """Round trips as the net measures them: those that it has, or by a ping of its own."""
+    """Round trips by pings of our own: the book's averages are half a minute behind a link."""
 
-    async def round_trip(peer: bytes) -> float | None:
-        await reach.connect(peer)
-        known = net.peer(peer)
-        if known is not None and known.rtt is not None:
-            return known.rtt
+    async def round_trip(peer: bytes, dial: bool) -> float | None:
+        if dial:
+            await reach.connect(peer)
+        elif net.peer(peer) is None:
+            return None
         return await net.ping(peer)
 
     return round_trip
@@ -98,7 +98,7 @@ def follower(ledger: LedgerService, service: TrainingService) -> Callable[[], No
         if not ledger.loaded:
             return
         state = ledger.ledger
-        now = (state.council, state.members, state.trainings)
+        now = (state.council, state.members, state.trainings, state.exclusions)
         if ground is None or any(old is not new for old, new in zip(seen, now, strict=True)):
             seen, ground = now, ground_of(state)
         else:
@@ -109,6 +109,7 @@ def follower(ledger: LedgerService, service: TrainingService) -> Callable[[], No
                 drawn=ground.drawn,
                 past=ground.past,
                 trainings=ground.trainings,
+                excluded=ground.excluded,
             )
         service.follow(ground)
 

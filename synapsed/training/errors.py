@@ -3,10 +3,13 @@
 SynapseError
  +- NotHeldError
  |   +- BlobUnknownError     a delta or result that nobody who was asked has
+ |   |   +- StateLackingError    an outer state, without which a round cannot be judged
  |   +- NoTrainingError      the ledger has no training of this model
  +- RefusedError
  |   +- NotJoinedError       this daemon does not learn this model
  |   +- CannotLearnError     it cannot just now: why is in the text
+ +- MalformedError
+ |   +- BadTextError         what the owner named is no text that this could be done with
  +- LimitError
  |   +- TooManyBlobsError    more than may wait of one learner, or in all
  +- MismatchError
@@ -14,13 +17,25 @@ SynapseError
      +- WrongHeadError       a version that is not what its record says
 """
 
-from protocols.errors import LimitError, MismatchError, NotHeldError, RefusedError
+from protocols.errors import (
+    LimitError,
+    MalformedError,
+    MismatchError,
+    NotHeldError,
+    RefusedError,
+)
 
 
 class BlobUnknownError(NotHeldError):
     """A delta, result or version that is not here, and that nobody gave."""
 
     code = "blob-unknown"
+
+
+class StateLackingError(BlobUnknownError):
+    """The outer state that a round begins from is not here, and nobody gave it."""
+
+    code = "state-lacking"
 
 
 class NoTrainingError(NotHeldError):
@@ -39,6 +54,12 @@ class CannotLearnError(RefusedError):
     """Learning cannot begin, or go on."""
 
     code = "cannot-learn"
+
+
+class BadTextError(MalformedError):
+    """A text that is not there, is none, or is too short."""
+
+    code = "bad-text"
 
 
 class TooManyBlobsError(LimitError):

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from protocols.learn.partition import group_key
-from protocols.learn.plan import Plan
 from protocols.ledger.council import Council
 from protocols.ledger.entries import Member
 from protocols.ledger.fold import LedgerState
 from protocols.ledger.trainings import Training
+from protocols.plan import Plan
 from protocols.realm import Realm
 from synapsed.ports import Table
 
@@ -71,6 +71,8 @@ class Ground(msgspec.Struct, frozen=True):
     """... and of those before that the ledger still knows."""
     trainings: Mapping[bytes, Terms]
     """By lineage."""
+    excluded: frozenset[bytes] = frozenset()
+    """Who has no office, by the ledger: at once none of a region's, groups from the next epoch."""
 
 
 def ground_of(state: LedgerState) -> Ground:
@@ -95,6 +97,7 @@ def ground_of(state: LedgerState) -> Ground:
             )
             for lineage, training in state.trainings.items()
         },
+        excluded=frozenset(state.exclusions),
     )
 
 

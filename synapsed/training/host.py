@@ -3,7 +3,8 @@
     Replica   the log on three disks (protocols/learn/replica.py)
     Rounds    what it means, and when a round closes (protocols/learn/rounds.py)
     Chain     the versions that it made (chain.py)
-    worker    aggregates where we lead, and replays where a version is wanted as a file
+    worker    makes every round, ours and those of other primaries, and replays where a version is
+              wanted as a file
 
 Both machines answer at once, with effects that one Driver performs in order; saves are synced
 before anything that depends on them leaves. Whatever takes time (fetching blobs, aggregating) is a
@@ -23,34 +24,36 @@ import trio
 from protocols.codec import decode
 from protocols.effects import Save, Send
 from protocols.errors import SynapseError
-from protocols.learn import delta, messages, replica_ports
+from protocols.learn import messages, replica_ports
 from protocols.learn import round_ports as rounds
-from protocols.learn.claims import Claim, Made, Record, Round, Sum
+from protocols.learn.case import Wrong
+from protocols.learn.claims import Record, Round, Sum
 from protocols.learn.partition import Group
-from protocols.learn.plan import Plan
 from protocols.learn.replica import Replica
 from protocols.learn.replica_ports import GroupId, ReplicaSettings, Seats
 from protocols.learn.round_ports import RoundsSettings
-from protocols.learn.roundlog import Closed, Standing, decode_body, encode_body
+from protocols.learn.roundlog import Standing, encode_body, pending_of
 from protocols.learn.rounds import Rounds
 from protocols.peerid import peer_id_text
+from protocols.plan import Plan
 from synapsed.compute.errors import BadDeltaError
 from synapsed.driver import Driver
 from synapsed.net.errors import NetError
 from synapsed.store.db import Change
+from synapsed.training.catching import Catching
 from synapsed.training.chain import MAX_RECORD, Chain
-from synapsed.training.errors import BlobUnknownError, WrongHeadError
+from synapsed.training.errors import BlobUnknownError, StateLackingError, WrongHeadError
 from synapsed.training.post import Post
+from synapsed.training.pulling import Pulling
 from synapsed.training.workbench import Workbench, compact
 
 log = logging.getLogger(__name__)
 
 FETCH_AGAIN_S = 1.0
 """Until blobs that nobody could give are asked for again."""
-CATCH_UP_S = 10.0
-"""For a primary to get a version that it leads the log of; then the round is tried again."""
-MAX_PULLING = 64
-"""Pushes whose blobs are on their way, of one group: an honest learner has one or two."""
+DISTRUSTED = "learn-distrusted"
+"""Of the records' database: key = group_key || epoch (4 bytes, big-endian) || peer, empty: who lied
+to us in that epoch."""
 
 
 def _ignored(_number: int) -> None:
@@ -76,20 +79,25 @@ class Host:
         check: Callable[[Record], None],
         established: Callable[[int], None] = _ignored,
         may_aggregate: Callable[[bytes], bool] = lambda _peer: True,
+        former: Sequence[Plan] = (),
     ) -> None:
         """`chain` is ready; `check` raises SynapseError for a record that proves nothing;
         `established` is told of epochs in which something was committed;
-        `may_aggregate` says whose sums are taken. The others as Replica has them."""
+        `may_aggregate` says whose sums are taken; `former` are the plans before this one. The
+        others as Replica has them."""
         self.chain = chain
         self.group: Group = chain.group
         self._post = post
         self._plan = plan
+        self._former = tuple(former)
         self._max_delta = max_delta
         assert genesis is not None
         self._check = check
         self._may_aggregate = may_aggregate
         self.on_record: Callable[[Record], None] = lambda _record: None
         self.on_sum: Callable[[Sum], None] = lambda _said: None
+        self.on_wrong: Callable[[Wrong], None] = lambda _wrong: None
+        """Called with what proves that somebody signed a round that its inputs do not make."""
         self._genesis = genesis
         self.id = GroupId(post.lineage, self.group.number)
         rows = dict(post.records.table(replica_ports.TABLE).items(self.id.key))
@@ -125,6 +133,10 @@ class Host:
             replica_ports.Release: lambda it: self._released(it.blobs),
             replica_ports.Retired: lambda _: self.retired.set(),
             replica_ports.Orphaned: self._orphaned,
+            rounds.Fold: self._fold,
+            rounds.Lied: lambda it: post.spawn(self._accuse, it),
+            rounds.Distrust: lambda it: self._distrust(it.peer),
+            rounds.Contradicted: lambda it: self._tell(replica_ports.Damaged(it.why)),
             rounds.Propose: self._propose,
             rounds.Aggregate: lambda it: post.spawn(self._aggregate, it),
             rounds.Advance: lambda it: self._advance(it.round),
@@ -134,30 +146,35 @@ class Host:
             self._driver.on(kind, perform)
         self._waiting: deque[rounds.Propose] = deque()
         self._followed: replica_ports.Term | None = None
-        self._fetching: set[bytes] = set()
+        self._fetching: set[tuple[bytes, bytes]] = set()
+        """Peers, and blobs that they were asked for."""
         self._entries: set[bytes] = set()
         """Blobs of the log's entries, until the log says Release."""
-        self._pulling: set[tuple[bytes, int]] = set()
-        self._bench = Workbench(post, chain, plan, self._number_of)
+        self._pulling = Pulling(post, self.group, lambda: self.rounds, self._taken)
+        self._catching = Catching(post, chain, lambda: self.rounds, lambda: self._others, check)
+        self._bench = Workbench(post, chain, self._catching.number_of)
         self._poked = trio.Event()
-        self._behind = False
-        self._linked = trio.Event()
         self.on_advanced: Callable[[int], None] = _ignored
 
-    def _new_rounds(self, seats: Seats) -> Rounds:
-        post = self._post
-        settings = RoundsSettings(
-            realm=post.realm,
-            model=post.lineage,
+    def _settings(self, seats: Seats) -> RoundsSettings:
+        return RoundsSettings(
+            realm=self._post.realm,
+            model=self._post.lineage,
             group=self.group.number,
             plan=self._plan,
+            former=self._former,
             genesis=self._genesis,
-            me=post.me,
+            me=self._post.me,
             epoch=seats.epoch,
             replicas=seats.replicas,
             max_delta=self._max_delta,
             may_aggregate=self._may_aggregate,
+            check=self._check,
         )
+
+    def _new_rounds(self, seats: Seats) -> Rounds:
+        post = self._post
+        settings = self._settings(seats)
         return Rounds(settings, post.identity.sign, post.verify, self.chain.record, post.now())
 
     # -- running -----------------------------------------------------------------------------------
@@ -167,6 +184,8 @@ class Host:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._driver.run)
             nursery.start_soon(self._compact)
+            for peer in self._distrusted():
+                self._tell(replica_ports.Distrusted(peer))
             self._driver.submit(self.replica.start(self._post.now()))
             lost = [it for it in self.replica.blobs() if not self._post.blobs.has(it)]
             if lost:  # rule 4 of replica.py: it said that it has them
@@ -233,84 +252,33 @@ class Host:
     def hear(self, peer: bytes, message: messages.Said) -> None:
         """A message for the group. Raises MalformedError."""
         if isinstance(message, messages.Push):
-            self._pushed(peer, message)
+            self._pulling.pushed(peer, message)
         elif isinstance(message, messages.Records):
             self._post.attend(peer, self._records, peer, message)
         else:
             self._tell_rounds(rounds.Heard(peer, message))
 
-    def _pushed(self, peer: bytes, push: messages.Push) -> None:
-        """Look at what is signed; only then at its bytes (messages.py)."""
-        refused = self.rounds.screen(peer, push)
-        if refused is not None:
-            self._refuse(peer, refused)
-            return
-        source = push.said.learner if isinstance(push.said, Claim) else push.said.aggregator
-        made = self._made_of(push)
-        key = (source, made.number)
-        if key in self._pulling or len(self._pulling) >= MAX_PULLING:
-            return  # it is said again until it is answered
-        if self._post.attend(peer, self._pull, peer, push, key):
-            self._pulling.add(key)
-
-    def _made_of(self, push: messages.Push) -> Made:
-        made = push.said.made if isinstance(push.said, Claim) else (push.said.made,)
-        return next(one for one in made if one.group == self.group.number)
-
-    def _refuse(self, peer: bytes, refused: messages.Refused) -> None:
-        self._post.tell(
-            "training.refused",
-            group=self.group.number,
-            peer=peer_id_text(peer),
-            reason=refused.reason,
-            number=refused.number,
-        )
-        self._post.say(peer, refused)
-
-    async def _pull(self, peer: bytes, push: messages.Push, key: tuple[bytes, int]) -> None:
-        """Have a delta's bytes here, look at them, and offer it."""
-        made = self._made_of(push)
-        try:
-            await self._post.exchange.fetch(peer, self._post.lineage, {made.digest: made.size})
-            data = await trio.to_thread.run_sync(self._post.blobs.read, made.digest)
-            delta.parse(data, [tile.count for tile in self.group.tiles])
-        except delta.DeltaError as error:
-            log.warning("group %d: a delta of %s: %s", key[1], peer_id_text(peer), error)
-            said = self.rounds.log
-            self._refuse(
-                peer,
-                messages.Refused(
-                    model=self._post.lineage,
-                    group=self.group.number,
-                    number=said.number,
-                    base=said.head,
-                    digest=made.digest,
-                    reason="malformed",
-                ),
-            )
-        except SynapseError as error:
-            log.debug("group %d: fetching a delta: %s", self.group.number, error)
-        else:
-            if isinstance(push.said, Sum):
-                self.on_sum(push.said)
-            self._tell_rounds(rounds.Heard(peer, push))
-        finally:
-            self._pulling.discard(key)
+    def _taken(self, peer: bytes, push: messages.Push) -> None:
+        if isinstance(push.said, Sum):
+            self.on_sum(push.said)
+        self._tell_rounds(rounds.Heard(peer, push))
 
     # -- the log -----------------------------------------------------------------------------------
 
     def _to_fetch(self, wanted: replica_ports.Fetch) -> None:
-        """It is asked for again and again while they are missing: once is enough."""
-        blobs = {it.digest: it.size for it in wanted.blobs if it.digest not in self._fetching}
+        """It is asked for again and again while they are missing: of one peer once is enough. A
+        new primary is asked for what the one before was asked for, who may answer never more."""
+        peer, fetching = wanted.peer, self._fetching
+        blobs = {it.digest: it.size for it in wanted.blobs if (peer, it.digest) not in fetching}
         if blobs:
-            self._fetching.update(blobs)
-            self._post.spawn(self._fetch, wanted.peer, blobs)
+            fetching.update((peer, digest) for digest in blobs)
+            self._post.spawn(self._fetch, peer, blobs)
 
     async def _fetch(self, peer: bytes, blobs: dict[bytes, int]) -> None:
         try:
             await self._bring(peer, blobs)
         finally:
-            self._fetching.difference_update(blobs)
+            self._fetching.difference_update((peer, digest) for digest in blobs)
 
     async def _bring(self, named: bytes, blobs: dict[bytes, int]) -> None:
         """Blobs of entries: of whoever named them, else of the others."""
@@ -330,12 +298,10 @@ class Host:
             self._tell(replica_ports.Stored(here))
 
     def _committed(self, entry: replica_ports.Committed) -> None:
-        body = decode_body(entry.body)
-        self._tell_rounds(rounds.Committed(entry.body, entry.tag))
-        if isinstance(body, Closed):
-            state = self.rounds.log.standing()
-            self._tell(replica_ports.Folded(entry.index, encode_body(state), self._blobs_of(state)))
-        elif not isinstance(body, Standing):
+        before = len(self.rounds.log.pending)
+        said = rounds.Committed(entry.body, entry.tag, entry.index, entry.writer)
+        self._tell_rounds(said)
+        if len(self.rounds.log.pending) > before:
             self._post.tell(
                 "training.taken",
                 group=self.group.number,
@@ -346,14 +312,18 @@ class Host:
 
     def _blobs_of(self, state: Standing) -> tuple[replica_ports.Blob, ...]:
         """What a successor needs to go on with the open round."""
-        return tuple(
-            sorted(replica_ports.Blob(it.made.digest, it.made.size) for it in state.pending)
-        )
+        found = (pending_of(said, self.group.number) for said in state.pending)
+        return tuple(sorted(replica_ports.Blob(it.made.digest, it.made.size) for it in found if it))
+
+    def _fold(self, news: rounds.Fold) -> None:
+        """The log need not hold what stands in a record."""
+        blobs = self._blobs_of(news.standing)
+        self._tell(replica_ports.Folded(news.index, encode_body(news.standing), blobs))
 
     def _installed(self, news: replica_ports.Installed) -> None:
         self.rounds = self._new_rounds(self.seats[0])
         if news.snapshot.state:
-            self._tell_rounds(rounds.Committed(news.snapshot.state))
+            self._tell_rounds(rounds.Installed(news.snapshot.state, news.snapshot.index))
         self._tell_leader()
 
     def _tell_leader(self) -> None:
@@ -404,19 +374,24 @@ class Host:
         self._tell_rounds(rounds.Declined(news.tag))
 
     def _orphaned(self, _news: replica_ports.Orphaned) -> None:
-        """Nobody of the old group is left: go on from the newest version that is here."""
+        """Nobody of the old group is left: go on from the newest version that is here and in a
+        record."""
         chain = self.chain
+        number = chain.number
+        while number > 0 and chain.record(number - 1) is None:
+            number -= 1
+        last = chain.record(number - 1) if number else None
         standing = Standing(
-            number=chain.number,
-            head=chain.head,
-            before=chain.head_at(chain.number - 1) if chain.number > chain.oldest else None,
+            number=number,
+            head=self._genesis if last is None else last.round.head,
             pending=(),
+            carried=0,
             seen=(),
             seen_before=(),
             spread=self.rounds.log.spread,
-            last=chain.round(chain.number - 1),
+            last=last,
         )
-        self._post.tell("training.refounded", group=self.group.number, number=chain.number)
+        self._post.tell("training.refounded", group=self.group.number, number=number)
         snapshot = replica_ports.Snapshot(1, encode_body(standing))
         self._tell(replica_ports.Refound(snapshot))
 
@@ -432,9 +407,7 @@ class Host:
             return
         self.seats = seats
         if self._post.me in seats[0].replicas:
-            state = self.rounds.log.standing()
-            self.rounds = self._new_rounds(seats[0])
-            self._tell_rounds(rounds.Committed(encode_body(state)))
+            self.rounds.turn(self._settings(seats[0]), self._post.now())
         self._tell(replica_ports.Turned(seats))
 
     def lost(self, peer: bytes) -> None:
@@ -456,8 +429,11 @@ class Host:
 
     @property
     def needed(self) -> set[bytes]:
-        """Blobs that the log, and the open round, need; with those of the rounds that are kept."""
+        """Blobs that the log, and the open round, need; with those of the rounds that are kept, and
+        the newest outer states."""
         needed = {it.made.digest for it in self.rounds.log.pending.values()}
+        if (last := self.rounds.log.last) is not None:
+            needed |= {last.before, last.after}
         for number in range(self.rounds.log.number - rounds.KEEP_ROUNDS, self.rounds.log.number):
             decided = self.chain.round(number)
             if decided is not None:
@@ -478,17 +454,19 @@ class Host:
                 self.chain.follow(decided)
                 self.rounds.oldest = self.chain.oldest
             elif self.chain.number <= decided.number:
-                self._catch_up()
+                self._catching.catch_up()
         except WrongHeadError as error:
             log.error("group %d: %s", self.group.number, error)
             self._post.tell("training.diverged", group=self.group.number, why=str(error))
             self.chain.rewind()
-            self._catch_up()
+            self._catching.catch_up()
         self._post.tell(
             "training.round",
             group=self.group.number,
             number=decided.number,
             inputs=len(decided.inputs),
+            learners=sum(max(1, entry.of) for entry in decided.inputs),
+            sums=[peer_id_text(entry.learner) for entry in decided.inputs if entry.of],
             bytes=decided.size,
             own=self.rounds.leading,
             head=decided.head.hex(),
@@ -500,76 +478,67 @@ class Host:
         """The group's other replicas; all three of the newest epoch's, where we are none."""
         return [peer for peer in self.seats[0].replicas if peer != self._post.me]
 
-    def _catch_up(self) -> None:
-        """Our versions lack rounds that our log has: ask the other two for them."""
-        if not self._behind:
-            self._behind = True
-            self._post.spawn(self._ask)
-
-    async def _ask(self) -> None:
-        while self.chain.number < self.rounds.log.number:
-            wanted = messages.Ask(
-                model=self._post.lineage, group=self.group.number, number=self.chain.number
-            )
-            for peer in self._others:
-                self._post.say(peer, wanted)
-            await trio.sleep(FETCH_AGAIN_S)
-        self._behind = False
+    @property
+    def _elders(self) -> list[bytes]:
+        """Who served in the epochs before, as far as they may matter."""
+        found = (peer for seats in self.seats[1:] for peer in seats.replicas)
+        return [peer for peer in dict.fromkeys(found) if peer not in self.seats[0].replicas]
 
     async def _records(self, peer: bytes, said: messages.Records) -> None:
-        """Rounds that we lack, from whoever has them, each proven."""
         known = [one for one in said.records if self.chain.record(one.round.number) is None]
         self._tell_rounds(rounds.Heard(peer, msgspec.structs.replace(said, records=tuple(known))))
-        try:
-            for record in said.records:
-                decided = record.round
-                if decided.number == self.chain.number and decided.number < self.rounds.log.number:
-                    self._check(record)
-                    blobs = {decided.result: decided.size}
-                    await self._post.exchange.fetch(peer, self._post.lineage, blobs)
-                    self.chain.follow(decided)
-                    self._linked.set()
-            behind = self.chain.number < self.rounds.log.number
-            if behind and said.oldest > self.chain.number and said.number == self.rounds.log.number:
-                await self._take_version(peer, said.number, self.rounds.log.head)
-        except SynapseError as error:
-            log.debug("group %d: catching up: %s", self.group.number, error)
-
-    async def _take_version(self, peer: bytes, number: int, root: bytes) -> None:
-        size = self.chain.version_size
-        await self._post.exchange.fetch_version([peer], self._post.lineage, root, size)
-        if number > self.chain.number:
-            self.chain.begin(number, root)
-            self._linked.set()
-            self.rounds.oldest = self.chain.oldest
-
-    async def _number_of(self, head: bytes) -> int:
-        """Which version that is; one that our log has, and our chain will. BlobUnknownError."""
-        with trio.move_on_after(CATCH_UP_S):
-            while True:
-                number = self.chain.number_of(head)
-                if number is not None:
-                    return number
-                self._catch_up()
-                self._linked = trio.Event()
-                await self._linked.wait()
-        raise BlobUnknownError(f"version {head.hex()[:16]} is not here, and nobody gave it")
+        await self._catching.records(peer, said)
 
     async def _aggregate(self, wanted: rounds.Aggregate) -> None:
-        """What a primary does. However it ends, the machine hears of it: a round goes on."""
+        """Make a round, ours or another's. However it ends, the machine hears of it: it goes on."""
         answer: rounds.Event = rounds.NotAggregated(wanted.ticket, "it broke off")
+        machine = self.rounds
         try:
-            answer = await self._bench.make_round(wanted, self._others)
+            answer = await self._bench.make_round(wanted, [*self._others, *self._elders])
         except BadDeltaError as error:
             bad = await self._bench.unusable(wanted)
             answer = rounds.NotAggregated(wanted.ticket, str(error), bad)
+        except StateLackingError as error:
+            answer = rounds.NotAggregated(wanted.ticket, str(error), lacking=True)
         except SynapseError as error:
             answer = rounds.NotAggregated(wanted.ticket, str(error))
         finally:
             if isinstance(answer, rounds.NotAggregated):
-                log.warning("group %d: round %d: %s", self.group.number, wanted.number, answer.why)
+                # Who only judges may be paused, or have no torch: that is said elsewhere.
+                level = logging.DEBUG if wanted.judging else logging.WARNING
+                said = "group %d: round %d: %s"
+                log.log(level, said, self.group.number, wanted.number, answer.why)
                 self._bench.begin_anew()
-            self._tell_rounds(answer)
+            if machine is self.rounds:
+                self._tell_rounds(answer)
+
+    # -- who lied ----------------------------------------------------------------------------------
+
+    async def _accuse(self, lied: rounds.Lied) -> None:
+        """Hand on what proves it, unless it is our own disk that is wrong."""
+        try:
+            sound = await self._bench.is_sound(lied.round)
+        except SynapseError as error:
+            log.warning("group %d: looking at what we computed: %s", self.group.number, error)
+            sound = False
+        if sound:
+            self.on_wrong(Wrong(lied.round, lied.by))
+        else:
+            self._tell(replica_ports.Damaged("what a round was computed from"))
+
+    def _distrust(self, peer: bytes) -> None:
+        """For this epoch, also after a restart."""
+        key = self.id.key + self.seats[0].epoch.to_bytes(4, "big") + peer
+        self._post.records.save([Change(DISTRUSTED, key, b"")])
+        self._tell(replica_ports.Distrusted(peer))
+
+    def _distrusted(self) -> list[bytes]:
+        """Of this epoch; older ones are forgotten."""
+        now = self.id.key + self.seats[0].epoch.to_bytes(4, "big")
+        rows = [key for key, _ in self._post.records.table(DISTRUSTED).items(self.id.key)]
+        old = [key for key in rows if not key.startswith(now)]
+        self._post.records.save([Change(DISTRUSTED, key, None) for key in old])
+        return [key[len(now) :] for key in rows if key.startswith(now)]
 
     # -- compaction --------------------------------------------------------------------------------
 

@@ -9,25 +9,31 @@ import msgspec
 import trio
 
 from protocols.cid import cid_text
+from protocols.codec import decode, encode
 from protocols.errors import SynapseError
 from protocols.learn import delta, messages
-from protocols.learn.claims import Record, Sum, check_record
+from protocols.learn.claims import Record, Round, Sum, check_record
 from protocols.learn.partition import Group, group_key
 from protocols.learn.replica_ports import TABLE, ReplicaSettings, Seats
 from protocols.peerid import peer_id_text
+from protocols.plan import Plan, plan_digest
 from synapsed.compute.errors import NotInstalledError
 from synapsed.store.db import Change
+from synapsed.training.accuser import Accuser
 from synapsed.training.chain import Chain, sweep
 from synapsed.training.errors import BlobUnknownError, CannotLearnError
+from synapsed.training.exchange import Role
 from synapsed.training.firsts import write_first
 from synapsed.training.ground import Places, Terms
 from synapsed.training.host import Host
 from synapsed.training.materials import Cutting, Materials
 from synapsed.training.post import Post
-from synapsed.training.region import Region, RoundTrip, no_round_trip
+from synapsed.training.region import Region
+from synapsed.training.review import Reviewer
 from synapsed.training.said import GroupSaid
 from synapsed.training.study import Course, Study
-from synapsed.training.workbench import compact
+from synapsed.training.way import RoundTrip, no_round_trip
+from synapsed.training.workbench import compact, replayed
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,10 @@ FIRST = "learn-first"
 """key = lineage, value = the epoch in which its training was opened."""
 ESTABLISHED, RETIRED = "learn-established", "learn-retired"
 """key = group_key, value = epoch: in which something was committed; in which we were let go."""
+PLANS = "learn-plans"
+"""key = lineage || plan_digest, value = Plan: those that were in force, as far as seen here."""
+MAX_PLANS = 64
+"""That a round may be made by: a training's plan is replaced seldom, and by a vote."""
 RECENT = 3
 """Epochs whose groups we may have to seal although nothing of them lies here: drawn, not begun."""
 AGAIN_S, AGAIN_LATEST_S = 0.5, 30.0
@@ -84,6 +94,10 @@ class Lineage:
         self._can_lead = can_lead
         self._round_trip = round_trip
         self._audit_one_in = audit_one_in
+        self.accuser = Accuser(post, self.version_file)
+        """What was caught here, for accusing.py."""
+        self.reviewer = Reviewer(self)
+        self._excluded: frozenset[bytes] = frozenset()
         self._changed = trio.Event()
         self._study_scope: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
@@ -91,6 +105,8 @@ class Lineage:
         self._hosting: set[int] = set()
         self.first = self._find_first()
         self._making: set[int] = set()
+        self.plans = self._known_plans()
+        """The training's plan, and those before it that were seen here, by plan_digest."""
         kept = post.records.table(COURSES).get(post.lineage)
         self.course = None if kept is None else msgspec.msgpack.decode(kept, type=Course)
 
@@ -136,6 +152,15 @@ class Lineage:
         first = self.terms.first.to_bytes(4, "big")
         self.post.records.save([Change(FIRST, self.post.lineage, first)])
         return self.terms.first
+
+    def _known_plans(self) -> dict[bytes, Plan]:
+        table, now = self.post.records.table(PLANS), self.terms.plan
+        key = self.post.lineage + plan_digest(now)
+        if table.get(key) is None:
+            self.post.records.save([Change(PLANS, key, encode(now))])
+        rows = table.items(self.post.lineage)[:MAX_PLANS]
+        found = [decode(row, Plan) for _, row in rows]
+        return {plan_digest(plan): plan for plan in (*found, now)}
 
     def _mine(self) -> list[int]:
         """Groups that are to have a host here: drawn for us now, or begun and not yet handed on."""
@@ -196,16 +221,19 @@ class Lineage:
             for group in cutting.groups
         ]
         self.region = Region(
-            self.post,
+            self.post.of("aggregator"),
             self.terms.plan,
             cutting.groups,
             self._places,
             self.seats,
             round_trip=self._round_trip,
+            able=self._can_lead,
             one_in=self._audit_one_in,
         )
-        self.region.primaries = lambda: {} if self.study is None else self.study.primaries
-        self.region.on_route = self._routed
+        self.region.way.primaries = lambda: {} if self.study is None else self.study.primaries
+        self.region.way.on_route = self._routed
+        self.region.on_wrong_sum = self.accuser.sum_is_wrong
+        self.region.exclude(self._excluded)
         self.cutting, self.why = cutting, ""
 
     def _routed(self, aggregator: bytes | None) -> None:
@@ -254,9 +282,11 @@ class Lineage:
                 established=partial(self._remember_epoch, ESTABLISHED, number),
                 check=self._check,
                 may_aggregate=self.region.may_aggregate,
+                former=[plan for plan in self.plans.values() if plan != self.terms.plan],
             )
             host.on_record = self.region.recorded
             host.on_sum = self.region.note_sum
+            host.on_wrong = self.accuser.round_is_wrong
             self.hosts[number] = host
             if self._tick != (0, 0):
                 host.tick(*self._tick)
@@ -334,6 +364,10 @@ class Lineage:
             return 0
         return self.course.checkpoint_last + self.course.checkpoint_every
 
+    def max_delta(self, number: int) -> int:
+        """Bytes of a group's delta, at most."""
+        return self._max_delta(self.chains[number].group)
+
     @staticmethod
     def _max_delta(group: Group) -> int:
         """fp32 is the largest codec; the others add less than that saves."""
@@ -378,7 +412,7 @@ class Lineage:
             assert self.cutting is not None
             assert self.course is not None
             self.study = Study(
-                self.post,
+                self.post.of("learner"),
                 self.terms.plan,
                 self.cutting,
                 self.materials.files(self.cutting),
@@ -389,11 +423,17 @@ class Lineage:
                 remember=self._remember,
             )
             if self.region is not None:
-                self.study.on_silent = self.region.silent
-                self.study.on_record = self.region.recorded
-                self.region.look()
+                self.study.on_silent = self.region.way.silent
+                self.study.on_record = self._learned
+                self.region.way.look()
             await self.study.run()
         self.study = None
+
+    def _learned(self, record: Record) -> None:
+        """A learner has a round: some of its sums, or all of it, may be ours to recompute."""
+        assert self.region is not None
+        self.region.recorded(record)
+        self.reviewer.recorded(record)
 
     def _remember(self, course: Course) -> None:
         self.course = course
@@ -426,6 +466,21 @@ class Lineage:
         """The ledger says something else than before: of this training, or a new epoch."""
         self.terms = terms
         self._changed.set()
+
+    def exclude(self, excluded: frozenset[bytes]) -> None:
+        """Who has no office, by the ledger."""
+        self._excluded = excluded
+        if self.region is not None:
+            self.region.exclude(excluded)
+
+    async def version_file(self, group: int, root: bytes, folder: str) -> Path:
+        """A version as a file: one that is kept, or made in a folder below tmp/, which is the
+        caller's to remove. SynapseError."""
+        chain = self.chains[group]
+        number = chain.number_of(root)
+        if number is None:
+            raise BlobUnknownError(f"version {root.hex()[:16]} of group {group} is not known here")
+        return await replayed(self.post, chain, chain.replay(number), folder)
 
     def stir(self) -> None:
         """Look again at what is to be done here."""
@@ -526,6 +581,12 @@ class Lineage:
         replicas = self.seats(record.round.group, record.round.epoch)
         check_record(self.post.realm, record, replicas, self.post.verify)
 
+    def role_of(self, name: bytes) -> Role:
+        """What we are that we hold a blob."""
+        if self.study is not None and self.study.made(name):
+            return "learner"
+        return "aggregator" if self.region is not None and self.region.holds(name) else "replica"
+
     def sum_of(self, digest: bytes) -> Sum | None:
         """A region's sum that went into a round, where it is known here."""
         return None if self.region is None else self.region.sums.get(digest)
@@ -549,6 +610,23 @@ class Lineage:
         return any(host.knows(peer) for host in self.hosts.values())
 
     # -- what is told ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The model's; "" until its manifest is here."""
+        return "" if self.cutting is None else self.cutting.manifest.name
+
+    @property
+    def learners(self) -> int | None:
+        """Whose deltas were in a newest round, of whichever group had most; None before any."""
+        newest = [chain.round(chain.number - 1) for chain in self.chains if chain.ready]
+        return max((_learners(one) for one in newest if one is not None), default=None)
+
+    @property
+    def aggregator(self) -> str:
+        """Whom our deltas go through; "" where that is nobody."""
+        peer = None if self.region is None else self.region.way.aggregator
+        return "" if peer is None or self.study is None else peer_id_text(peer)
 
     def groups_said(self) -> list[GroupSaid]:
         """All groups, as this daemon sees them."""
@@ -583,3 +661,10 @@ class Lineage:
             chain=len(chain.behind) if chain.ready else 0,
             chain_bytes=chain.behind_bytes if chain.ready else 0,
         )
+
+
+def _learners(decided: Round) -> int:
+    """In a round: one may stand there twice, with a late delta and the next; of a region's sum
+    only the number is known."""
+    ours = {each.learner for each in decided.inputs if not each.of}
+    return len(ours) + sum(each.of for each in decided.inputs)

@@ -14,7 +14,7 @@ from protocols.learn import messages
 from synapsed.ledger.net import CouncilNet
 from synapsed.ledger.service import Costs
 from synapsed.ports import Net
-from synapsed.training.exchange import Traffic
+from synapsed.training.exchange import Role, Traffic
 
 TILE = "/synapse/tile/1.0.0"
 MAX_TILE = 1 << 20
@@ -52,9 +52,9 @@ class Links:
         """Carry frames until cancelled."""
         await self._frames.run()
 
-    def say(self, peer: bytes, protocol: str, frame: bytes) -> None:
+    def say(self, peer: bytes, protocol: str, frame: bytes, role: Role = "replica") -> None:
         """Send a frame to a peer. Never waits; it may be lost."""
-        self._traffic.count("out", protocol, len(frame))
+        self._traffic.count(peer, "out", protocol, len(frame), role)
         self._frames.send(peer, protocol, frame)
 
     async def hear(self) -> tuple[bytes, str, bytes]:
@@ -63,7 +63,7 @@ class Links:
             self._frames.inbox.arrived = trio.Event()
             await self._frames.inbox.arrived.wait()
         lane, frame = found
-        self._traffic.count("in", lane.protocol, len(frame))
+        self._traffic.count(lane.peer, "in", lane.protocol, len(frame))
         return lane.peer, lane.protocol, frame
 
     def charge(self, peer: bytes, seconds: float) -> None:

@@ -19,7 +19,6 @@ from protocols.cid import cid_of, cid_text, parse_cid
 from protocols.errors import SynapseError
 from protocols.gossip.announcement import DatasetBody
 from protocols.learn.evidence import Stand, read_evidence
-from protocols.learn.plan import MILLION
 from protocols.ledger.entries import Proposal, decode_entry
 from protocols.ledger.state import State
 from protocols.manifest import (
@@ -29,23 +28,37 @@ from protocols.manifest import (
     decode_manifest,
     encode_manifest,
 )
+from protocols.peerid import peer_id_text
+from protocols.plan import MILLION
 from synapsed import models as library
+from synapsed.compute.errors import PausedError
 from synapsed.control.ledgerapi import Report
 from synapsed.control.models import ImportResult, Progress
-from synapsed.control.problems import ConflictError, NoGenesisError
+from synapsed.control.problems import ConflictError, NoGenesisError, UnknownError
 from synapsed.models.exports import complete_files
-from synapsed.training.errors import CannotLearnError, NotJoinedError, NoTrainingError
+from synapsed.training.accusing import Accusing
+from synapsed.training.errors import (
+    BadTextError,
+    CannotLearnError,
+    NotJoinedError,
+    NoTrainingError,
+)
 from synapsed.training.exchange import Traffic
+from synapsed.training.letgo import LetGo
 from synapsed.training.lineage import Lineage
-from synapsed.training.opening import Opening
+from synapsed.training.opening import fitted
+from synapsed.training.planwords import plan_in_words
 from synapsed.training.publish import Made, Publisher
 from synapsed.training.said import (
+    AuditRequest,
+    AuditSaid,
     CheckpointRequest,
     CheckpointSaid,
     CheckpointSeen,
     ComputeSaid,
     Evaluated,
     EvaluateRequest,
+    ExclusionSaid,
     Generated,
     GenerateRequest,
     JoinRequest,
@@ -54,7 +67,7 @@ from synapsed.training.said import (
     TrainingSaid,
     TrainStatus,
 )
-from synapsed.training.service import TrainingService
+from synapsed.training.service import TrainingService, talks
 from synapsed.training.study import Course, seed_of
 
 T = TypeVar("T")
@@ -65,13 +78,15 @@ CHECKPOINT_LOOK_S = 5.0
 
 NORMAL_95 = 1.96
 """Standard errors of a 95 % interval."""
+LOOK_S = 2.0
+"""For the worker to say how it is: it does so at once, or (watchdog.py) hangs."""
 LOAD_LOOK_S = 0.2
 """Between two looks at whether a training is loaded."""
 MAX_CONTEXT = 512
 """Tokens of a window that is measured, where a model takes more."""
 
 
-class Training(Opening):
+class Training(Accusing):
     """LearnApi, as node.py's Facade has it."""
 
     @property
@@ -89,8 +104,7 @@ class Training(Opening):
         if found is None:
             raise NoTrainingError(
                 f"the ledger has no training of {cid_text(model)}",
-                remedy="`synapsectl train propose` proposes one; `train status` lists those there "
-                "are",
+                remedy="`synapsectl train propose` proposes one; `train ls` lists those there are",
             )
         return self._training.lineage(found.model)
 
@@ -103,7 +117,9 @@ class Training(Opening):
         if lineage is not None:
             every = [self._lineage_of(lineage)]
         return TrainStatus(
-            compute=await self._compute_said(), trainings=[self._said(one) for one in every]
+            compute=await self._compute_said(),
+            trainings=[self._said(one) for one in every],
+            talks=[] if service is None else talks(service.traffic),
         )
 
     async def _compute_said(self) -> ComputeSaid:
@@ -112,21 +128,31 @@ class Training(Opening):
         device, memory = "", 0
         if status.state == "running":
             try:
-                seen = await compute.look()
+                with trio.move_on_after(LOOK_S) as late:
+                    seen = await compute.look()
             except SynapseError:
                 seen = None  # it ended meanwhile
+            if late.cancelled_caught:
+                why = f"it does not answer for {LOOK_S:.0f} s; one that hangs is ended"
+                return ComputeSaid(state=status.state, why=why, device="", memory=0)
             if seen is not None:
                 device, memory = seen.device, seen.card or seen.resident
-        return ComputeSaid(state=status.state, why=status.last_death, device=device, memory=memory)
+        # What runs again is well: how the one before it ended stands in the events and the log.
+        why = status.last_death if status.state in ("off", "resting") else ""
+        return ComputeSaid(state=status.state, why=why, device=device, memory=memory)
 
     def _said(self, one: Lineage) -> TrainingSaid:
         study, course, plan = one.study, one.course, one.terms.plan
         groups = one.groups_said()
-        number = min((group.round for group in groups), default=0)
+        number = min((group.round for group in groups if group.head), default=0)
         phase = plan.phase_of(number)
         traffic: Traffic = self._training.traffic
         return TrainingSaid(
             lineage=cid_text(one.post.lineage),
+            name=one.name,
+            plan=plan_in_words(plan),
+            group_bytes=plan.group_bytes,
+            learners=one.learners,
             head=cid_text(one.terms.head),
             joined=course is not None,
             paused=self._parts.compute.paused,
@@ -141,9 +167,11 @@ class Training(Opening):
             bytes_out=traffic.total("out"),
             data="" if course is None else course.data,
             phase=f"H={phase.steps} up={phase.up} down={phase.down}",
+            aggregator=one.aggregator,
             groups=groups,
             checkpoint_at=0 if course is None else one.checkpoint_at,
             checkpoints=self._ratified(one.post.lineage),
+            excluded=self._excluded(),
         )
 
     def _ratified(self, lineage: bytes) -> list[CheckpointSeen]:
@@ -160,6 +188,20 @@ class Training(Opening):
             for each in (training.chain if training is not None else ())
         ]
 
+    def _excluded(self) -> list[ExclusionSaid]:
+        return [
+            ExclusionSaid(
+                peer=peer_id_text(who),
+                training=cid_text(each.training),
+                epoch=each.epoch,
+                until=each.until,
+                lost=each.lost,
+                proposal=cid_text(each.proposal),
+                index=each.index,
+            )
+            for who, each in sorted(self._ledger.ledger.exclusions.items())
+        ]
+
     # -- learning ----------------------------------------------------------------------------------
 
     async def train_join(self, request: JoinRequest, report: Report) -> TrainingSaid:
@@ -167,7 +209,9 @@ class Training(Opening):
         one = self._lineage_of(parse_cid(request.model))
         data = Path(request.data).absolute()
         if not await _thread(data.exists):
-            raise CannotLearnError(f"there is no text at {data}", remedy="name a file or a folder")
+            raise BadTextError(f"there is no text at {data}", remedy="name a file or a folder")
+        if self._parts.compute.paused:
+            raise PausedError
         lineage = one.post.lineage
         one.join(
             Course(
@@ -178,10 +222,10 @@ class Training(Opening):
         )
         while one.course is not None and (one.study is None or not one.study.ready.is_set()):
             stage = one.why or ("fetching the model" if one.study is None else "loading")
-            if one.study is not None and one.study.state == "failed":
-                why = one.study.why
+            if one.study is not None and one.study.failed is not None:
+                failed = one.study.failed
                 await one.leave()
-                raise CannotLearnError(why)
+                raise failed
             report(Progress(stage=stage, done=0, total=0))
             await trio.sleep(LOAD_LOOK_S)
         if one.course is not None:  # nobody left meanwhile
@@ -192,10 +236,37 @@ class Training(Opening):
         """Learn no more; what is on its way is not waited for. Replicas go on serving."""
         one = self._lineage_of(lineage)
         if one.course is None:
-            raise NotJoinedError(f"{cid_text(lineage)} is not learned here")
+            raise NotJoinedError(
+                f"{cid_text(lineage)} is not learned here",
+                remedy="`synapsectl train ls` shows what is",
+            )
         await one.leave()
         self._parts.bus.emit("training.left", model=cid_text(one.post.lineage))
         return self._said(one)
+
+    async def audit_round(self, lineage: bytes, request: AuditRequest, report: Report) -> AuditSaid:
+        """Fetch what a committed round was made from, and recompute it; whoever signed a wrong one
+        is accused."""
+        one = self._lineage_of(lineage)
+        if one.cutting is None or request.group >= len(one.cutting.groups):
+            raise UnknownError(
+                f"{cid_text(lineage)} has no tile group {request.group} here",
+                remedy="`synapsectl train status MODEL` lists its groups",
+            )
+        report(Progress(stage="recomputing", done=0, total=0))
+        began = trio.current_time()
+        found = await one.reviewer.review(request.group, request.round)
+        record = found.record
+        return AuditSaid(
+            lineage=cid_text(one.post.lineage),
+            group=request.group,
+            round=request.round,
+            answer=found.answer,
+            why=found.why,
+            epoch=0 if record is None else record.round.epoch,
+            signers=[] if record is None else [peer_id_text(each.replica) for each in record.by],
+            seconds=round(trio.current_time() - began, 3),
+        )
 
     # -- checkpoints -------------------------------------------------------------------------------
 
@@ -209,8 +280,9 @@ class Training(Opening):
         self._parts.shards.changed(made.model, at_once=True)
         announce(DatasetBody(dataset=made.evidence, name="rounds", size=made.evidence_size))
         manifest = ProposalManifest(
-            title=f"Checkpoint of {cid_text(one.post.lineage)[-8:]} at round {made.round}",
-            description=request.description or "Made by synapsed.",
+            title=fitted(f"Checkpoint {await self.name_of(one.post.lineage)}, round {made.round}"),
+            description=request.description
+            or f"What was learned up to round {made.round}; the rounds are its evidence.",
             author=self._parts.identity.peer_id,
             depends_on=(),
             change=made.change,
@@ -235,8 +307,13 @@ class Training(Opening):
 
     async def propose_by_itself(self) -> None:
         """Propose a checkpoint of each training whose owner wished so, when it is due. A task."""
+        ledger = self._parts.ledger
+        let_go = None if ledger is None else LetGo(self._parts.store, lambda: ledger.ledger)
         while True:
             await trio.sleep(CHECKPOINT_LOOK_S)
+            if let_go is not None and ledger is not None and ledger.loaded:
+                for cid in let_go.look():
+                    log.info("the checkpoint %s is let go of: `gc` takes it", cid_text(cid))
             service = self._parts.training
             for one in [] if service is None else list(service.lineages.values()):
                 if one.is_checkpoint_due:
@@ -355,13 +432,19 @@ class Training(Opening):
         seconds = trio.current_time() - began
         yield Generated(model=cid_text(cid), text=text, seconds=seconds)
 
+    def _context_of(self, model: bytes) -> int:
+        """Tokens of a window: of a model in training as many as it is trained, and judged, by."""
+        ledger = self._parts.ledger
+        training = None if ledger is None else ledger.ledger.training_of(model)
+        return MAX_CONTEXT if training is None else training.plan.context
+
     async def evaluate(self, model: bytes, request: EvaluateRequest, report: Report) -> Evaluated:
         """A model's loss on a text."""
         cid = self._newest(model)
         compute, data = self._parts.compute, Path(request.data).absolute()
         report(Progress(stage="opening the model", done=0, total=0))
         opened = await compute.open_model(cid, await self._files_of(cid))
-        context = min(opened.context, MAX_CONTEXT)
+        context = min(opened.context, self._context_of(cid))
         began = trio.current_time()
         there = (await compute.evaluate(cid, data, context, ())).windows
         count = min(request.windows or there, there)

@@ -8,14 +8,14 @@ import msgspec
 
 from protocols.cid import cid_text
 from protocols.learn import messages
-from protocols.learn.plan import Phase, Plan
+from protocols.plan import Phase, Plan
 from protocols.realm import Realm
 from synapsed.compute import wire
 from synapsed.ports import Identity
 from synapsed.process import supervise
 from synapsed.store.db import Database
 from synapsed.training.blobs import Blobs
-from synapsed.training.exchange import Exchange
+from synapsed.training.exchange import Exchange, Role
 from synapsed.training.links import Links
 
 Files = Sequence[tuple[str, Path]]
@@ -117,6 +117,12 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds of a clock that never goes back."""
     deliver: Callable[[bytes, messages.Said], None]
     """(peer, message): what came from a peer, or from ourselves."""
+    role: Role = "replica"
+    """What its bytes count for."""
+
+    def of(self, role: Role) -> "Post":
+        """The same, for a part with another role."""
+        return msgspec.structs.replace(self, role=role, exchange=self.exchange.of(role))
 
     @property
     def me(self) -> bytes:
@@ -128,7 +134,7 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
         if peer == self.me:
             self.deliver(peer, message)
         else:
-            self.links.say(peer, messages.PROTOCOL, messages.pack(message))
+            self.links.say(peer, messages.PROTOCOL, messages.pack(message), self.role)
 
     def tell(self, kind: str, /, **fields: Any) -> None:
         """An event of this lineage."""

@@ -29,7 +29,7 @@ from protocols.learn.evidence import (
 from protocols.manifest import MAX_NAME, DatasetManifest, FileRef
 from synapsed.models import import_artefacts, import_model
 from synapsed.store import Store
-from synapsed.store.reasons import PUBLISHED
+from synapsed.store.reasons import CHECKPOINT, PUBLISHED
 from synapsed.training.chain import Chain
 from synapsed.training.errors import CannotLearnError
 from synapsed.training.lineage import Lineage
@@ -118,7 +118,8 @@ class Publisher:
             await post.compute.write_model(self._files, group_bytes, versions, folder)
         finally:
             await _thread(partial(shutil.rmtree, folder.with_suffix(".versions"), True))
-        return (await _thread(partial(import_model, self._store, folder, name))).cid
+        take = partial(import_model, self._store, folder, name, reason=CHECKPOINT)
+        return (await _thread(take)).cid
 
     def _keep(self, path: Path, data: bytes) -> bytes:
         """The evidence, as a dataset of one file."""

@@ -1,7 +1,7 @@
 """Regions: the aggregator that this daemon may be, the one that it learns through, and the checks.
 
     Aggregator  sums its region's deltas, and passes rounds on    (protocols/learn/aggregator.py)
-    Regions     who is near, by measured round trips              (protocols/learn/regions.py)
+    Way         who is near, by measured round trips               (way.py)
     Audit       recomputes sums of others, drawn at random        (protocols/learn/audit.py)
 
 Driven as hosts and learners are: blobs are brought here before a machine hears of them, saves are
@@ -10,9 +10,8 @@ synced before what depends on them is sent, the worker's part is a task whose en
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from pathlib import Path
 
 import trio
 
@@ -21,23 +20,20 @@ from protocols.errors import MalformedError, SynapseError
 from protocols.learn import aggregator_ports, audit, messages
 from protocols.learn.aggregator import Aggregator
 from protocols.learn.audit import Audit, Caught, Recompute, Recomputed, Recorded, check_proof
-from protocols.learn.claims import Record, Sum, check_record
-from protocols.learn.partition import Group, version_header
-from protocols.learn.plan import Plan
-from protocols.learn.regions import Regions, candidates
-from protocols.learn.round_ports import WATCH_MS, Heard, Part, Release, Say, Tick
+from protocols.learn.claims import Input, Record, Sum, check_record
+from protocols.learn.partition import Group
+from protocols.learn.regions import candidates
+from protocols.learn.round_ports import WATCH_MS, Heard, Release, Say, Tick
 from protocols.peerid import peer_id_text
-from synapsed.compute import wire
+from protocols.plan import Plan
 from synapsed.store.db import Change
 from synapsed.training.ground import Places
 from synapsed.training.post import Post
+from synapsed.training.summing import Summing
+from synapsed.training.way import RoundTrip, Way
 
 log = logging.getLogger(__name__)
 
-ROUTE_S = 5.0
-"""Between two looks at who is near: an epoch has one answer, unless somebody dies."""
-MEASURE_AT_ONCE = 8
-"""Peers whose round trip is measured in one look, each by one ping."""
 MAX_SUMS = 4096
 """Sums whose signed word is remembered, for checkpoints: whose work is in them."""
 
@@ -47,18 +43,9 @@ as it could push as many itself; what the log does not bring is swept within min
 MAX_HEADER = 64
 """Bytes of a delta's header; fp32 has no more beside its values."""
 
-RoundTrip = Callable[[bytes], Awaitable[float | None]]
-"""Seconds to a peer, dialled if need be; None where it does not answer."""
-
-
-async def no_round_trip(_peer: bytes) -> float | None:
-    """Where nobody measures: everybody goes straight to the primary."""
-    await trio.lowlevel.checkpoint()
-    return None
-
 
 class Region:
-    """One lineage's. `run` it; `hear` what comes; `on_route` is told of each other route."""
+    """One lineage's. `run` it; `hear` what comes; `way` says whom our own deltas go to."""
 
     def __init__(
         self,
@@ -69,23 +56,29 @@ class Region:
         seats: Callable[[int, int], tuple[bytes, ...]],
         *,
         round_trip: RoundTrip,
+        able: Callable[[], bool] = lambda: True,
         one_in: int | None = None,
     ) -> None:
-        self.on_route: Callable[[bytes | None], None] = lambda _aggregator: None
-        self.primaries: Callable[[], Mapping[int, bytes]] = dict
-        """Who leads each group, as the learner knows."""
         self.sums: dict[bytes, Sum] = {}
         """What was signed of regions' sums, by digest."""
-        self.aggregator_of_ours: bytes | None = None
+        self.excluded: frozenset[bytes] = frozenset()
+        """Who is no aggregator, by the ledger."""
+        self.on_wrong_sum: Callable[[messages.Proof, Record], None] = lambda _proof, _record: None
+        """Called with what condemns an aggregator: its sum's proof, and who took it."""
         self._post = post
         self._plan = plan
         self._groups = groups
         self._places = places
         self._seats = seats
-        self._round_trip = round_trip
-        self._regions = Regions(post.me)
         self._poked = trio.Event()
-        self._look_now = trio.Event()
+        self.way = Way(
+            post,
+            round_trip,
+            groups=[group.number for group in groups],
+            candidates=lambda: self.candidates,
+            replicas=self._replicas,
+            caught=lambda: self.audit.caught,
+        )
         largest = max(group.elements for group in groups)
         self.aggregator = Aggregator(
             aggregator_ports.AggregatorSettings(
@@ -95,7 +88,8 @@ class Region:
                 me=post.me,
                 groups=tuple(group.number for group in groups),
                 max_delta=4 * largest + MAX_HEADER,
-                nearest=self._regions.nearest,
+                nearest=self.way.nearest,
+                able=able,
             ),
             seats,
             post.identity.sign,
@@ -108,23 +102,27 @@ class Region:
             plan=plan,
             me=post.me,
             verify=post.verify,
-            odds=self._odds if one_in is None else lambda _aggregator: one_in,
+            odds=self._odds if one_in is None else lambda _entry: one_in,
         )
         self._held: dict[bytes, int] = {}
         """Blobs that somebody may ask for, and until when."""
         self._staged: Counter[bytes] = Counter()
         """Sums that aggregators had us fetch in this epoch."""
         self._served_at: int | None = None
+        self._summing = Summing(post, plan, groups)
         rows = dict(post.records.table(aggregator_ports.TABLE).items(post.lineage))
         for event in aggregator_ports.restored(rows):
             self.aggregator.handle(event, post.now())
             self._hold(blob.digest for blob in messages.blobs_of(event.kept.proof))
 
-    def _odds(self, aggregator: bytes) -> int:
-        """One in so many of its sums is for us to recompute."""
+    def _replicas(self, group: int) -> Sequence[bytes]:
+        return self.aggregator.primaries.replicas(group)
+
+    def _odds(self, entry: Input) -> int:
+        """One in so many sums like this one is for us to recompute."""
         drawn = self._places.drawn(self._places.epoch)
         members = 1 if drawn is None else len(drawn.members)
-        return audit.odds(members, own=aggregator == self.aggregator_of_ours)
+        return audit.odds(members, entry.of, own=entry.learner == self.way.aggregator)
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -132,7 +130,7 @@ class Region:
         """Serve a region, and find ours, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._alarms)
-            nursery.start_soon(self._find_way)
+            nursery.start_soon(self.way.run)
 
     async def _alarms(self) -> None:
         while True:
@@ -173,8 +171,8 @@ class Region:
                     self._post.spawn(self._combine, effect)
                 case Recompute():
                     self._post.spawn(self._recompute, effect)
-                case Caught(aggregator):
-                    self._caught(aggregator)
+                case Caught():
+                    self._caught(effect)
                 case Emit(kind, fields):
                     self._post.tell(kind.replace("learn.", "training.", 1), **fields)
                 case Blame(peer, fault, why):
@@ -183,14 +181,27 @@ class Region:
                     raise TypeError(f"an effect that nobody performs: {effect!r}")
         self._poked.set()
 
-    def _caught(self, aggregator: bytes) -> None:
-        log.warning("%s summed wrongly, or gives no proof", peer_id_text(aggregator))
-        self._post.tell("training.caught", aggregator=peer_id_text(aggregator))
-        self._look_now.set()
+    def _caught(self, found: Caught) -> None:
+        log.warning("%s summed wrongly, or gives no proof", peer_id_text(found.aggregator))
+        self._post.tell(
+            "training.caught",
+            aggregator=peer_id_text(found.aggregator),
+            proven=found.proof is not None,
+            why=found.why,
+        )
+        if found.proof is not None and found.record is not None:
+            self.on_wrong_sum(found.proof, found.record)
+        self.way.look()
 
     def may_aggregate(self, peer: bytes) -> bool:
         """Whether its sums are taken: a candidate of this epoch that nobody has caught."""
         return peer not in self.audit.caught and peer in self.candidates
+
+    def exclude(self, excluded: frozenset[bytes]) -> None:
+        """What the ledger says of who has no office."""
+        if excluded != self.excluded:
+            self.excluded = excluded
+            self.way.look()
 
     @property
     def candidates(self) -> list[bytes]:
@@ -198,14 +209,15 @@ class Region:
         drawn = self._places.drawn(self._places.epoch)
         if drawn is None:
             return []
-        members = [member.identity for member in drawn.members]
+        members = [it.identity for it in drawn.members if it.identity not in self.excluded]
         return candidates(drawn.beacon, self._post.lineage, members)
 
     def turn(self, epoch: int) -> None:
         """The ledger has a new epoch."""
         self.aggregator.primaries.epoch = epoch
+        self.audit.turn(epoch)
         self._staged.clear()
-        self._look_now.set()
+        self.way.look()
 
     @property
     def needed(self) -> set[bytes]:
@@ -213,6 +225,10 @@ class Region:
         now = self._post.now()
         self._held = {digest: until for digest, until in self._held.items() if until > now}
         return set(self._held)
+
+    def holds(self, digest: bytes) -> bool:
+        """Whether a blob is here because of our region."""
+        return digest in self._held
 
     def _hold(self, digests: Iterable[bytes]) -> None:
         until = self._post.now() + aggregator_ports.KEEP_MS
@@ -263,6 +279,11 @@ class Region:
         blobs = {
             one.digest: one.size for one in made if one.group in push.groups and one.group not in no
         }
+        if blobs:
+            # At once: a busy disk may take seconds, and whoever is silent is left.
+            number = next(one.number for one in made if one.digest in blobs)
+            held = messages.Held(model=self._post.lineage, number=number, digests=tuple(blobs))
+            self._post.say(peer, held)
         try:
             await self._post.exchange.fetch(peer, self._post.lineage, blobs)
         except SynapseError as error:
@@ -324,130 +345,20 @@ class Region:
     async def _combine(self, wanted: aggregator_ports.Combine) -> None:
         answer: aggregator_ports.Event = aggregator_ports.NotCombined(wanted.ticket)
         try:
-            answer = await self._make_sum(wanted)
+            made = await self._summing.combined(wanted)
+            self._hold([made.blob.digest, *([made.left.digest] if made.left is not None else [])])
+            inputs = len(wanted.parts)
+            self._post.tell(
+                "training.summed", group=wanted.group, number=wanted.number, inputs=inputs
+            )
+            answer = made
         except SynapseError as error:
             log.warning("aggregating: %s", error)
         finally:
             self._tell(answer)
 
-    async def _make_sum(self, wanted: aggregator_ports.Combine) -> aggregator_ports.Combined:
-        blobs = self._post.blobs
-        made = await self._sum(wanted.group, wanted.number, wanted.parts, wanted.carry)
-        digest = await trio.to_thread.run_sync(blobs.take, Path(made.delta.path))
-        left = await trio.to_thread.run_sync(blobs.take, Path(made.left.path))
-        self._hold([digest, left])
-        self._post.tell(
-            "training.summed", group=wanted.group, number=wanted.number, inputs=len(wanted.parts)
-        )
-        return aggregator_ports.Combined(
-            wanted.ticket,
-            messages.Blob(digest, blobs.size(digest)),
-            tuple(wanted.parts[index].source for index in made.bad),
-            messages.Blob(left, blobs.size(left)),
-        )
-
-    async def _sum(
-        self, group: int, number: int, parts: Sequence[Part], carry: messages.Blob | None
-    ) -> wire.Combined:
-        blobs = self._post.blobs
-        return await self._post.compute.combine(
-            self._plan,
-            number,
-            self._blank(group),
-            [(blobs.path(part.blob.digest), part.weight) for part in parts],
-            self._out,
-            carry=None if carry is None else blobs.path(carry.digest),
-        )
-
-    def _blank(self, group: int) -> Path:
-        """A version's file without values, which takes no room: it says what tiles there are."""
-        path = self._out / f"blank-{group}"
-        if not path.exists():
-            header = version_header(self._groups[group].tiles)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                file.write(header)
-                file.truncate(len(header) + self._groups[group].bytes)
-        return path
-
-    @property
-    def _out(self) -> Path:
-        return self._post.blobs.folder / "tmp" / "region"
-
     async def _recompute(self, wanted: Recompute) -> None:
-        same: bool | None = None
-        try:
-            made = await self._sum(wanted.group, wanted.number, wanted.parts, wanted.carry)
-            same = not made.bad and await self._same(wanted.group, made.delta, wanted.blob)
-            if same and wanted.left is not None:
-                same = await self._same(wanted.group, made.left, wanted.left)
-            for path in (made.delta.path, made.left.path):
-                Path(path).unlink(missing_ok=True)
-        except SynapseError as error:
-            log.info("auditing: %s", error)
+        same = await self._summing.is_right(wanted)
         told = {"group": wanted.group, "number": wanted.number, "same": same}
         self._post.tell("training.audited", **told)
         self._tell_audit(Recomputed(wanted.blob.digest, same))
-
-    async def _same(self, group: int, made: wire.Blob, said: messages.Blob) -> bool:
-        """By hash, or by value: the same values may be packed in other bytes."""
-        if made.digest == said.digest:
-            return True
-        path = self._post.blobs.path(said.digest)
-        return await self._post.compute.same(self._blank(group), Path(made.path), path)
-
-    # -- our way -----------------------------------------------------------------------------------
-
-    async def _find_way(self) -> None:
-        while True:
-            self._look_now = trio.Event()
-            await self._measure()
-            self._route()
-            with trio.move_on_after(ROUTE_S):
-                await self._look_now.wait()
-
-    async def _measure(self) -> None:
-        ranked, primaries = self.candidates, self.primaries()
-        if not primaries:
-            return  # nothing is learned here
-        fellows = [
-            peer for group in primaries for peer in self.aggregator.primaries.replicas(group)
-        ]
-        wanted = self._regions.to_measure(ranked, [*primaries.values(), *fellows])
-        async with trio.open_nursery() as nursery:
-            for peer in wanted[:MEASURE_AT_ONCE]:
-                nursery.start_soon(self._ping, peer)
-
-    async def _ping(self, peer: bytes) -> None:
-        try:
-            seconds = await self._round_trip(peer)
-        except SynapseError:
-            return
-        if seconds is not None:
-            self._regions.measured(peer, int(seconds * 1e6))
-
-    def _route(self) -> None:
-        primaries = self.primaries()
-        if not primaries:
-            return
-        route = self._regions.route(
-            self.candidates, primaries, self._post.now(), tuple(self.audit.caught)
-        )
-        if route.aggregator != self.aggregator_of_ours:
-            self.aggregator_of_ours = route.aggregator
-            self._post.tell(
-                "training.routed",
-                aggregator="" if route.aggregator is None else peer_id_text(route.aggregator),
-                rtt_ms=None if route.rtt_us is None else round(route.rtt_us / 1e3, 3),
-                primary_ms=None if route.primary_us is None else round(route.primary_us / 1e3, 3),
-            )
-        self.on_route(route.aggregator)
-
-    def look(self) -> None:
-        """Find our way now: something is learned here."""
-        self._look_now.set()
-
-    def silent(self, aggregator: bytes) -> None:
-        """It did not answer in time: another is taken for a while."""
-        self._regions.leave_out(aggregator, self._post.now())
-        self._look_now.set()

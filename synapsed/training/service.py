@@ -26,6 +26,7 @@ from protocols.gossip.peerscore import Fault
 from protocols.learn import messages, replica_messages
 from protocols.learn.replica_birth import MARGIN_MS, Birth
 from protocols.learn.replica_ports import BIRTH, TABLE, ReplicaSettings, Ticked
+from protocols.peerid import peer_id_text
 from synapsed.keys import verify
 from synapsed.ports import Identity, Net
 from synapsed.process import supervise
@@ -33,13 +34,14 @@ from synapsed.store.db import Change, CorruptDatabaseError, Database, set_aside
 from synapsed.store.errors import disk_errors
 from synapsed.training.blobs import Blobs
 from synapsed.training.errors import NoTrainingError
-from synapsed.training.exchange import Exchange, Grant, Traffic, at_once
+from synapsed.training.exchange import Exchange, Grant, Role, Traffic, at_once
 from synapsed.training.ground import Ground, Place, Places
 from synapsed.training.lineage import Lineage
 from synapsed.training.links import TILE, Links
 from synapsed.training.materials import Materials
 from synapsed.training.post import Computing, Post
-from synapsed.training.region import RoundTrip, no_round_trip
+from synapsed.training.said import TalkSaid
+from synapsed.training.way import RoundTrip, no_round_trip
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ class TrainingService:
         self.records = open_records(folder / "records.db", emit)
         self.exchange = Exchange(net, connect, self.traffic, grant)
         self.exchange.on_missing = self._missing
+        self.exchange.role_of = self._role_of
         self.links = Links(net, connect, self._fellow, self.traffic)
         net.on_peer(lambda _peer: None, self._lost)
         self.places = Places(self.records.table(PLACES), place)
@@ -163,6 +166,8 @@ class TrainingService:
                 self._anew(lineage)
             elif any(changed) or before is None or before.trainings.get(lineage) != terms:
                 found.turn(terms)
+        for one in self.lineages.values():
+            one.exclude(ground.excluded)
         if before is None or before.tick_ms != ground.tick_ms or before.index != ground.index:
             for one in self.lineages.values():
                 one.tick(ground.index, ground.tick_ms)
@@ -268,6 +273,10 @@ class TrainingService:
         if lineage is not None:
             lineage.wanted_version(root)
 
+    def _role_of(self, model: bytes, name: bytes) -> Role:
+        lineage = self.lineages.get(model)
+        return "replica" if lineage is None else lineage.role_of(name)
+
     # -- messages ----------------------------------------------------------------------------------
 
     async def _hear(self) -> None:
@@ -285,12 +294,15 @@ class TrainingService:
 
     def _heard(self, peer: bytes, protocol: str, frame: bytes) -> None:
         if protocol == TILE:
+            self.traffic.roles["in", "replica"] += len(frame)
             group = replica_messages.group_of(frame)
             lineage = self.lineages.get(group.model)
             if lineage is not None:
                 lineage.frame(peer, group.number, frame)
         else:
-            self._deliver(peer, messages.unpack(frame))
+            message = messages.unpack(frame)
+            self.traffic.roles["in", _role_for(message)] += len(frame)
+            self._deliver(peer, message)
 
     def _deliver(self, peer: bytes, message: messages.Said) -> None:
         model, _ = messages.group_of(message)
@@ -327,9 +339,32 @@ class TrainingService:
             lineage.able(can_lead)
 
 
+def _role_for(message: messages.Said) -> Role:
+    """For what we are that a message came to us; where it may be for several, the likeliest."""
+    if isinstance(message, _TO_LEARNERS):
+        return "learner"
+    if isinstance(message, _TO_AGGREGATORS):
+        return "aggregator"
+    return "aggregator" if isinstance(message, messages.Push) and message.relay else "replica"
+
+
+_TO_LEARNERS = (messages.Acked, messages.Refused, messages.Held, messages.Here, messages.Records)
+_TO_AGGREGATORS = (messages.Prove, messages.Proof, messages.Accuse)
+
+
 def now_ms() -> int:
-    """Milliseconds that never go back."""
-    return int(trio.current_time() * 1000)
+    """Milliseconds that never go back, and go on while the machine sleeps: so does a lease, and a
+    group that was replaced meanwhile must not be served for some seconds more by whoever wakes."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def talks(traffic: Traffic) -> list[TalkSaid]:
+    """With whom, by falling bytes."""
+    found = [
+        TalkSaid(peer=peer_id_text(peer), bytes_in=each["in"], bytes_out=each["out"])
+        for peer, each in traffic.talked.items()
+    ]
+    return sorted(found, key=lambda talk: -(talk.bytes_in + talk.bytes_out))
 
 
 def byte_counts(traffic: Traffic) -> Mapping[str, int]:

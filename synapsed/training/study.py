@@ -22,9 +22,9 @@ from protocols.learn import learner_ports as machine
 from protocols.learn import messages
 from protocols.learn.claims import BadClaimError, Record, check_record
 from protocols.learn.learner import Learner
-from protocols.learn.plan import Phase, Plan
 from protocols.learn.round_ports import Heard, Say, Tick
 from protocols.peerid import peer_id_text
+from protocols.plan import Phase, Plan
 from synapsed.compute import wire
 from synapsed.compute.errors import BadHeadError, ComputeError, PausedError, UnloadedError
 from synapsed.training.chain import Chain
@@ -76,6 +76,8 @@ class Study:
         self.course = course
         self.state = "loading"
         self.why = ""
+        self.failed: SynapseError | None = None
+        """Why it could not be loaded, the last time."""
         self.loss: float | None = None
         self.acked = 0
         self.refused = 0
@@ -144,16 +146,19 @@ class Study:
         async with trio.open_nursery() as works:
             try:
                 numbers = await self._load()
-                loaded = True
+                loaded, self.failed = True, None
                 self._works = works
                 self.ready.set()
                 self._tell(machine.Resumed(numbers))
                 await self._lost.wait()
             except SynapseError as error:
-                self.state = "paused" if isinstance(error, PausedError) else "failed"
+                is_paused = isinstance(error, PausedError)
+                self.state = "paused" if is_paused else "failed"
+                self.failed = None if is_paused else error
                 self.why = str(error)
                 log.info("learning waits: %s", error)
-            self._works = None
+            finally:
+                self._works = None  # also where we are cancelled: messages still come
             self._pause()
             works.cancel_scope.cancel()
         return loaded
@@ -258,7 +263,7 @@ class Study:
         try:
             await work(effect)  # type: ignore[misc]
         except SynapseError as error:
-            if not isinstance(error, (PausedError, UnloadedError)):
+            if not isinstance(error, (PausedError, UnloadedError)) and not self._lost.is_set():
                 log.warning("learning: %s", error)
             self._post.tell("training.unloaded", why=str(error))
             self.why = str(error)
@@ -362,6 +367,7 @@ class Study:
 
     async def _give_back(self, wanted: machine.GiveBack) -> None:
         self.refused += 1
+        self._post.tell("training.given-back", group=wanted.group)
         await self._post.compute.take_back(self._post.lineage, (wanted.group,))
 
     def _sources(self, group: int) -> list[bytes]:
@@ -420,6 +426,10 @@ class Study:
     def needed(self) -> set[bytes]:
         """Blobs that somebody may still ask us for: deltas that nobody acknowledged yet."""
         return set(self._fresh)
+
+    def made(self, digest: bytes) -> bool:
+        """Whether a blob is a delta of ours."""
+        return digest in self._fresh
 
     def routed(self, aggregator: bytes | None) -> None:
         """Who aggregates for us from now on."""

@@ -1,51 +1,58 @@
 """One group's versions as files: replayed, aggregated into the next one, compacted.
 
 The worker writes next to what is kept (`tmp/`), and only what the log has committed becomes a base
-of the chain. What the primary made last lies here until its round is committed, and is then the
-version that the next one begins from; after a restart, or where another one led, it is replayed.
+of the chain. What was made last lies here until its round is committed, and right, and is then the
+version that the next one begins from; after a restart it is replayed. Primary and followers do the
+same here: a round is made of the same files, wherever it is.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import trio
 
+from protocols.errors import SynapseError
 from protocols.learn import messages
 from protocols.learn import round_ports as rounds
-from protocols.learn.claims import Round
-from protocols.learn.plan import Plan
+from protocols.learn.claims import NOTHING, Round
+from synapsed.compute import wire
 from synapsed.compute.errors import BadDeltaError, BadHeadError
+from synapsed.training.blobs import root_of, sha256_of
 from synapsed.training.chain import Chain, Replay
-from synapsed.training.errors import BlobUnknownError
+from synapsed.training.errors import BlobUnknownError, StateLackingError
 from synapsed.training.post import Post
 
 
 class Working(msgspec.Struct, frozen=True):
-    """A version of the group as a file, and the outer optimiser's state after it."""
+    """A version of the group as a file."""
 
     head: bytes
     path: Path
-    state: Path | None
 
 
 class Workbench:
     """Of one group at one replica."""
 
-    def __init__(
-        self, post: Post, chain: Chain, plan: Plan, find: Callable[[bytes], Awaitable[int]]
-    ) -> None:
+    def __init__(self, post: Post, chain: Chain, find: Callable[[bytes], Awaitable[int]]) -> None:
         """`find` says which version a head is, once the chain has it, or raises
         BlobUnknownError."""
         self._post = post
         self._chain = chain
-        self._plan = plan
         self._find = find
         self._made: dict[bytes, Working] = {}
         """By the result that makes it: what was aggregated and is not committed."""
         self._working: Working | None = None
-        self._lock = trio.Lock()
+        self._lock, self._making = trio.Lock(), trio.Lock()
+        self._reading: Counter[Path] = Counter()
+        """Files that the worker is at."""
+        self._gone: set[Path] = set()
+        """Those that nobody wants, and somebody may read."""
+        self._states: deque[bytes] = deque(maxlen=rounds.KEEP_STATES)
+        """Outer states whose bytes are known to be what their names say, since this start."""
 
     @property
     def _group(self) -> int:
@@ -67,7 +74,7 @@ class Workbench:
             path = await replayed(self._post, self._chain, how, self._out.name)
             if how.links and number == self._chain.number:
                 self._chain.replay_ms = 1e3 * (trio.current_time() - began)
-            return self._work_on(Working(head, path, None))
+            return self._work_on(Working(head, path))
 
     def _work_on(self, working: Working) -> Working:
         """The current version's file is another: the one before goes."""
@@ -77,20 +84,38 @@ class Workbench:
         return working
 
     def _discard(self, gone: Working) -> None:
-        """Files that only we knew; a base stays."""
+        """A file that only we know, once nobody reads it; a base stays."""
         if gone.path.is_relative_to(self._out):
-            gone.path.unlink(missing_ok=True)
-        if gone.state is not None:
-            gone.state.unlink(missing_ok=True)
+            self._gone.add(gone.path)
+        self._clean()
+
+    def _clean(self) -> None:
+        kept = set(self._reading) | {made.path for made in self._made.values()}
+        if self._working is not None:
+            kept.add(self._working.path)
+        for path in self._gone - kept:
+            path.unlink(missing_ok=True)
+        self._gone &= kept
+
+    @contextmanager
+    def _read(self, path: Path) -> Iterator[None]:
+        """A version's file stays while the worker is at it, whatever is committed meanwhile."""
+        self._reading[path] += 1
+        try:
+            yield
+        finally:
+            self._reading[path] -= 1
+            self._reading += Counter()  # without those at zero
+            self._clean()
 
     def committed(self, decided: Round) -> None:
         """A round: what was made of it here is what the next one begins from."""
         made = self._made.pop(decided.result, None)
         if made is not None and made.head == decided.head:
             self._work_on(made)
-        for gone in self._made.values():
+        others, self._made = self._made, {}
+        for gone in others.values():
             self._discard(gone)
-        self._made.clear()
 
     def begin_anew(self) -> None:
         """Whatever is wrong with the current version's file: it is made again."""
@@ -99,29 +124,43 @@ class Workbench:
     async def make_round(
         self, wanted: rounds.Aggregate, others: Sequence[bytes]
     ) -> rounds.Aggregated:
-        """A round's result, and the version after it. `others` have what is lacking here.
+        """A round's result, the version and the outer state after it. `others` have what is
+        lacking here. One after another: a round that others proved first is still made, and the
+        next one begins from its state.
 
-        Raises BadDeltaError where none of the parts can be used, or another SynapseError.
+        Raises BadDeltaError where none of the parts can be used, StateLackingError, or another
+        SynapseError.
         """
+        async with self._making:
+            return await self._make(wanted, others)
+
+    async def _make(self, wanted: rounds.Aggregate, others: Sequence[bytes]) -> rounds.Aggregated:
         post = self._post
         began = trio.current_time()
         base = await self.working(wanted.base)
-        await self._have(wanted.parts, others)
-        inputs = [(post.blobs.path(part.blob.digest), part.weight) for part in wanted.parts]
-        made = await post.compute.aggregate(
-            self._plan,
-            wanted.number,
-            self._group,
-            base.path,
-            inputs=inputs,
-            out=self._out,
-            state=base.state,
-        )
-        digest = await trio.to_thread.run_sync(post.blobs.take, Path(made.result.path))
-        state = None if made.state is None else Path(made.state.path)
-        self._made[digest] = Working(made.version.head, Path(made.version.path), state)
+        with self._read(base.path):
+            await self._have(wanted.parts, others)
+            before = await self._before(wanted, others)
+            inputs = [(post.blobs.path(part.blob.digest), part.weight) for part in wanted.parts]
+            made = await post.compute.aggregate(
+                wanted.plan,
+                wanted.number,
+                self._group,
+                base.path,
+                inputs=inputs,
+                out=self._out,
+                state=None if before is None else post.blobs.path(before.digest),
+            )
+        await self._keep(made.result, durable=not wanted.judging)
+        after = None
+        if made.state is not None:
+            after = rounds.State(made.state.digest, made.state.size)
+            # One that a power cut takes is fetched from the others.
+            await self._keep(made.state, durable=False, believed=True)
+            self._states.append(after.digest)
+        self._has(made.result.digest, Working(made.version.head, Path(made.version.path)))
         post.tell(
-            "training.aggregated",
+            "training.judged" if wanted.judging else "training.aggregated",
             group=self._group,
             number=wanted.number,
             inputs=len(inputs),
@@ -129,22 +168,85 @@ class Workbench:
         )
         return rounds.Aggregated(
             wanted.ticket,
-            messages.Blob(digest, made.result.size),
+            messages.Blob(made.result.digest, made.result.size),
             made.version.head,
             made.shares,
             tuple(wanted.parts[index].blob.digest for index in made.bad),
+            before,
+            after,
         )
+
+    def _has(self, result: bytes, made: Working) -> None:
+        """The version that a result makes: the current one, where others proved it first."""
+        if self._chain.head == made.head:
+            self._work_on(made)
+        else:
+            self._made[result] = made
+
+    async def _keep(self, made: wire.Blob, *, durable: bool, believed: bool = False) -> None:
+        blobs = self._post.blobs
+        take = partial(blobs.take, Path(made.path), durable=durable, believed=believed)
+        digest = await trio.to_thread.run_sync(take)
+        if durable and digest in blobs.unsynced:
+            await trio.to_thread.run_sync(blobs.sync, digest)
+
+    async def _before(
+        self, wanted: rounds.Aggregate, others: Sequence[bytes]
+    ) -> rounds.State | None:
+        """The outer state to begin from, here and whole. Whoever judges a round needs that very
+        one (StateLackingError); a primary without it begins from nothing."""
+        state = wanted.before
+        if state is None:
+            return None
+        try:
+            await self.have_state(state, others)
+        except SynapseError as error:
+            if wanted.judging and isinstance(error, BlobUnknownError):
+                raise StateLackingError(str(error)) from error
+            if wanted.judging:
+                raise
+            self._post.tell("training.momentum-lost", group=self._group, why=str(error))
+            return None
+        return state
+
+    async def have_state(self, state: rounds.State, others: Sequence[bytes]) -> None:
+        """Have an outer state here. BlobUnknownError, StoreError."""
+        blobs = self._post.blobs
+        if blobs.has(state.digest) and state.digest not in self._states:
+            path = blobs.path(state.digest)
+            if await trio.to_thread.run_sync(sha256_of, path) != state.digest:
+                blobs.drop([state.digest])  # a power cut took a part of it
+        if not blobs.has(state.digest):
+            fetch = self._post.exchange.fetch_of
+            await fetch(others, self._post.lineage, state.digest, state.size)
+        if state.digest not in self._states:
+            self._states.append(state.digest)
+
+    async def is_sound(self, decided: Round) -> bool:
+        """Whether what a round is computed from is still, on our disk, what its names say."""
+        blobs = self._post.blobs
+        names = [entry.digest for entry in decided.inputs]
+        if decided.before != NOTHING:
+            names.append(decided.before)
+        for name in names:
+            if await trio.to_thread.run_sync(sha256_of, blobs.path(name)) != name:
+                blobs.drop([name])
+                return False
+        base = await self.working(decided.parent)
+        with self._read(base.path):
+            return await trio.to_thread.run_sync(root_of, base.path) == decided.parent
 
     async def unusable(self, wanted: rounds.Aggregate) -> tuple[bytes, ...]:
         """Which of the parts are no deltas. SynapseError."""
         bad = []
         base = await self.working(wanted.base)
-        for part in wanted.parts:
-            try:
-                path = self._post.blobs.path(part.blob.digest)
-                await self._post.compute.check_delta(base.path, path)
-            except BadDeltaError:
-                bad.append(part.blob.digest)
+        with self._read(base.path):
+            for part in wanted.parts:
+                try:
+                    path = self._post.blobs.path(part.blob.digest)
+                    await self._post.compute.check_delta(base.path, path)
+                except BadDeltaError:
+                    bad.append(part.blob.digest)
         return tuple(bad)
 
     async def _have(self, parts: Sequence[rounds.Part], others: Sequence[bytes]) -> None:

@@ -1,6 +1,16 @@
 """All mutants, in the order in which they run."""
 
-from tests.mutants import chained, council, follow, ledger, raft, replica, training, upgrades
+from tests.mutants import (
+    chained,
+    council,
+    follow,
+    ledger,
+    raft,
+    replica,
+    rounds,
+    training,
+    upgrades,
+)
 
 MUTANTS = (
     *raft.MUTANTS,
@@ -11,4 +21,5 @@ MUTANTS = (
     *council.MUTANTS,
     *chained.MUTANTS,
     *replica.MUTANTS,
+    *rounds.MUTANTS,
 )

@@ -221,8 +221,8 @@ OTHERS = (
                 "        if term < self._log.promised:\n"
                 "            self._send(peer, Stale(self._log.promised))\n"
                 "            return\n"
-                "        if self._rank is None",
-                "        if self._rank is None",
+                "        if peer in self._distrusted:\n",
+                "        if peer in self._distrusted:\n",
             ),
         ),
         families("tiles-storm", "tiles-epochs"),
@@ -241,6 +241,98 @@ OTHERS = (
     ),
 )
 
+AT_THE_TURN = (
+    Mutant(
+        "sealed-by-one",
+        "rule 5: two of the old three seal their epoch",
+        (
+            Change(
+                STAND,
+                "needed = 1 if each.epoch in forced else QUORUM\n",
+                "needed = QUORUM if each is seats[0] else 1\n",
+            ),
+        ),
+        families("tiles-epochs"),
+    ),
+    Mutant(
+        "promised-by-one",
+        "two of an epoch's own three promise",
+        (
+            Change(
+                STAND,
+                "needed = 1 if each.epoch in forced else QUORUM\n",
+                "needed = 1 if each.epoch in forced or each is seats[0] else QUORUM\n",
+            ),
+        ),
+        families("tiles-storm", "tiles-epochs"),
+    ),
+    Mutant(
+        "forced-at-once",
+        "rule 5: an epoch is forced after its lease, and not as soon as two are silent",
+        (
+            Change(
+                CANDIDATE,
+                "            if self._ticked.tick_ms >= (new.started_ms or newest) + lease\n",
+                "            if self._ticked.tick_ms >= (new.started_ms or newest)\n",
+            ),
+        ),
+        families("tiles-lease", "tiles-epochs"),
+    ),
+    Mutant(
+        "commits-with-an-old-ledger",
+        "rule 5: who has no fresh tick commits nothing, whatever it hears",
+        (
+            Change(
+                PRIMARY,
+                "        if stored < lead.start or not self._fresh(now):\n",
+                "        if stored < lead.start:\n",
+            ),
+        ),
+        scripted("a_primary_whose_ledger_became_old_commits_nothing_of_what_followers_report"),
+    ),
+    Mutant(
+        "acknowledges-with-an-old-ledger",
+        "rule 5: who has no fresh tick acknowledges nothing",
+        (
+            Change(
+                FOLLOWER,
+                "        if not self._whole or not self._fresh(now):\n",
+                "        if not self._whole:\n",
+            ),
+        ),
+        scripted("a_follower_whose_ledger_is_old_acknowledges_nothing_to_a_primary_whose_is_not"),
+    ),
+    Mutant(
+        "established-when-won",
+        "an epoch is established when two of its three have the log, and not when one won it",
+        (
+            Change(
+                PRIMARY,
+                "        self._stand, self._stage = None, None\n",
+                "        self._stand, self._stage = None, None\n"
+                "        self._establish(self._log.accepted.epoch)\n",
+            ),
+        ),
+        families("tiles-wiped", "tiles-epochs"),
+    ),
+    Mutant(
+        "let-go-unestablished",
+        "the old three forget their log when the new ones have it, and not before",
+        (
+            Change(
+                REPLICA,
+                "        if self._log.established >= message.epoch:\n"
+                "            self._send(peer, Retire(self._log.established))\n",
+                "        self._send(peer, Retire(message.epoch))\n",
+            ),
+        ),
+        families("tiles-epochs"),
+    ),
+)
+"""How one epoch follows another. Of the last rule's two halves each is enough where the other is
+kept, for an entry needs both replicas: so what the group comes to shows neither, and a scripted
+test does."""
+
 MUTANTS = (
     FETCH_BEFORE_PROMISE,
     *TERM_OF_CREATION,
@@ -251,4 +343,5 @@ MUTANTS = (
     *NO_SEAL,
     NO_LEASE,
     *OTHERS,
+    *AT_THE_TURN,
 )
