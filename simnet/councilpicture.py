@@ -10,7 +10,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -21,6 +20,7 @@ from simnet.picture import (
     STYLE,
     headline,
     latest,
+    legend,
     mark,
     panel_title,
     world_marks,
@@ -135,19 +135,6 @@ def _growth(axes: "Axes", timeline: Timeline, indices: Grid) -> None:
 
 
 def _legend(figure: Figure, timeline: Timeline) -> None:
-    handles: list[Patch | Line2D] = [Patch(color=colour, label=words) for colour, words in KINDS]
+    handles = [Patch(color=colour, label=words) for colour, words in KINDS]
     done = {each.kind for each in timeline.marks}
-    for kind, (symbol, colour, words) in MARKS.items():
-        if kind in done:
-            handles.append(
-                Line2D([], [], marker=symbol, ms=7, color=colour, mec="white", ls="", label=words)
-            )
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        ncols=min(6, len(handles)),
-        frameon=False,
-        fontsize=8.5,
-        handlelength=1.2,
-        columnspacing=1.6,
-    )
+    legend(figure, handles, done, columns=6)

@@ -64,9 +64,15 @@ async def ask_gave(check: parts.Gave, world: World) -> Finding:
 @ask.register
 async def ask_one_version(check: parts.OneVersion, world: World) -> Finding:
     lineage = _lineage(world, check.lineage)
-    heads = {key: found for key, found in world.learn.heads.items() if key[0] == lineage}
+    liars = {daemon.index for daemon in world.choose(check.liars)}
+    told = {
+        key: [found for daemon, found in by.items() if daemon not in liars]
+        for key, by in world.learn.heads.items()
+        if key[0] == lineage
+    }
+    heads = {key: set[str]().union(*found) for key, found in told.items() if found}
     apart = [key[1:] for key, found in heads.items() if len(found) > 1]
-    shared = sum(len(world.learn.seen[key]) > 1 for key in heads)
+    shared = sum(len(told[key]) > 1 for key in heads)
     text = f"{len(heads)} versions seen, {shared} of them on several daemons, {len(apart)} differ"
     return Finding(not apart and shared >= check.count, text + (f": {apart[0]}" if apart else ""))
 
@@ -75,6 +81,8 @@ async def ask_one_version(check: parts.OneVersion, world: World) -> Finding:
 async def ask_took_over(check: parts.TookOver, world: World) -> Finding:
     if check.after not in world.learn.led:
         return Finding(False, f"nobody was named {check.after!r}")
+    if check.after in world.learn.succeeded:
+        return Finding(True, world.learn.succeeded[check.after])
     lineage, led = _lineage(world, check.lineage), world.learn.led[check.after]
     was = world.daemons[led.daemon].identity.text
     seats = {daemon.identity.text: daemon for daemon in world.daemons}
@@ -85,7 +93,10 @@ async def ask_took_over(check: parts.TookOver, world: World) -> Finding:
             newest, leader = (group.epoch, group.term), group.primary
     who = seats.get(leader, leader)
     text = f"{who} leads group {led.group} in term {newest[0]}.{newest[1]}"
-    return Finding(leader != was, f"{text}, after {led.epoch}.{led.term}")
+    text += f", after {led.epoch}.{led.term}"
+    if leader != was:
+        world.learn.succeeded[check.after] = text
+    return Finding(leader != was, text)
 
 
 @ask.register
@@ -120,6 +131,18 @@ async def ask_uncredited(check: parts.Uncredited, world: World) -> Finding:
     wrong = sorted(liars & paid.keys())
     text = f"{len(paid)} identities earned {sum(paid.values())} credits, {len(wrong)} of them liars"
     return Finding(bool(paid) and not wrong, text)
+
+
+@ask.register
+async def ask_excluded(check: parts.Excluded, world: World) -> Finding:
+    lineage = _lineage(world, check.lineage)
+    liars = {daemon.identity.text for daemon in world.choose(check.who)}
+    found = [_of(each, lineage) for each in await of_each(world.running(), training)]
+    told = [set() if each is None else {one.peer for one in each.excluded} for each in found]
+    right = sum(each == liars for each in told)
+    wronged = set[str]().union(*told) - liars
+    text = f"{right} of {len(told)} ledgers exclude {len(liars)}, and {len(wronged)} others"
+    return Finding(bool(told) and right == len(told), text)
 
 
 async def reputation(daemon: Daemon) -> ledgermodels.Reputations:

@@ -45,7 +45,7 @@ class Corrupt(Step, kw_only=True, tag="corrupt"):
     """Daemons that are not started yet will lie when they learn (lyingcompute.py)."""
 
     who: Who
-    how: Literal["flip", "scale", "random", "stale"]
+    how: Literal["flip", "scale", "random", "stale", "rounds"]
 
 
 class Leave(Step, kw_only=True, tag="leave"):
@@ -115,14 +115,17 @@ class Gave(Check, kw_only=True, tag="gave"):
 
 
 class OneVersion(Check, kw_only=True, tag="one-version"):
-    """Whoever had a version of a tile group had the same bytes; `count` were seen on several."""
+    """Whoever had a version of a tile group had the same bytes, but for those who lie about what
+    they have; `count` were seen on several."""
 
     lineage: str
     count: Count = 1
+    liars: Who = field(default_factory=list)
 
 
 class TookOver(Check, kw_only=True, tag="took-over"):
-    """A group that the named daemon led is led by another one, in a higher term."""
+    """A group that the named daemon led is led by another one, in a higher term; or was when this
+    was asked before: back again, the daemon may be drawn to lead a later epoch."""
 
     lineage: str
     after: str
@@ -145,4 +148,12 @@ class NoBans(Check, kw_only=True, tag="no-bans"):
 class Uncredited(Check, kw_only=True, tag="uncredited"):
     """A ratified checkpoint has paid others for what they taught the model, and these nothing."""
 
+    who: Who
+
+
+class Excluded(Check, kw_only=True, tag="excluded"):
+    """By everyone's ledger these, and nobody else, have no office: the council's members recomputed
+    what they signed."""
+
+    lineage: str
     who: Who

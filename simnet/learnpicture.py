@@ -11,17 +11,28 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from simnet.picture import FAINT, IDLE, INK, MARKS, STYLE, headline, mark, panel_title, world_marks
+from simnet.picture import (
+    FAINT,
+    IDLE,
+    INK,
+    MARKS,
+    STYLE,
+    headline,
+    legend,
+    mark,
+    panel_title,
+    world_marks,
+)
 from simnet.timeline import Learning, Text, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LEARNS, SERVES, LOSS, MEAN = "#38a3a5", "#c9d6df", "#9fd3d4", "#22577a"
+SUMS = "#b5651d"
 WRITTEN = 150
 """Characters of a text that are shown."""
 WRAP = 62
@@ -37,15 +48,15 @@ def draw(timeline: Timeline, path: Path) -> None:
     with mpl.rc_context(STYLE):
         rows = 0.3 * timeline.daemons + 0.3
         texts = TEXTS if timeline.texts else 0.0
-        height = 4.3 + texts + rows
+        height = 4.5 + texts + rows
         figure = Figure(figsize=(11.5, height))
-        axes = figure.add_axes((0.085, (3.2 + texts) / height, 0.88, rows / height))
-        by_time = figure.add_axes((0.085, (0.75 + texts) / height, 0.535, 1.9 / height))
+        axes = figure.add_axes((0.085, (3.4 + texts) / height, 0.88, rows / height))
+        by_time = figure.add_axes((0.085, (0.95 + texts) / height, 0.535, 1.9 / height))
         by_bytes = figure.add_axes(
-            (0.665, (0.75 + texts) / height, 0.3, 1.9 / height), sharey=by_time
+            (0.665, (0.95 + texts) / height, 0.3, 1.9 / height), sharey=by_time
         )
         if timeline.texts:
-            written = figure.add_axes((0.085, 0.5 / height, 0.88, 1.1 / height))
+            written = figure.add_axes((0.085, 0.7 / height, 0.88, 1.1 / height))
             _texts(written, timeline.texts)
         _rows(axes, timeline)
         _loss(by_time, timeline)
@@ -98,6 +109,8 @@ def _rows(axes: "Axes", timeline: Timeline) -> None:
             axes.barh(daemon, until - since, left=since, height=0.72, color=SERVES, lw=0, zorder=1)
             for begin, end in _learned(timeline, daemon, since, until):
                 axes.barh(daemon, end - begin, left=begin, height=0.72, color=LEARNS, zorder=2)
+        sums = [each.at for each in timeline.sums if each.daemon == daemon]
+        axes.vlines(sums, daemon + 0.2, daemon + 0.36, color=SUMS, lw=0.8, zorder=3)
         for each in timeline.marks:
             if each.daemon == daemon and each.kind in MARKS and each.kind not in ("start", "vote"):
                 mark(axes, each.at, daemon, each.kind, 7)
@@ -194,22 +207,11 @@ def _plain(axes: "Axes", *, grid: bool = True) -> None:
 
 
 def _legend(figure: Figure, timeline: Timeline) -> None:
-    handles: list[Patch | Line2D] = [
+    handles = [
         Patch(color=LEARNS, label="learns"),
         Patch(color=SERVES, label="runs, and may serve tile groups"),
     ]
+    if timeline.sums:
+        handles.append(Patch(color=SUMS, label="sums its region's deltas"))
     done = {each.kind for each in timeline.marks} - {"start", "vote"}
-    for kind, (symbol, colour, words) in MARKS.items():
-        if kind in done:
-            handles.append(
-                Line2D([], [], marker=symbol, ms=7, color=colour, mec="white", ls="", label=words)
-            )
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        ncols=min(8, len(handles)),
-        frameon=False,
-        fontsize=8.5,
-        handlelength=1.2,
-        columnspacing=1.6,
-    )
+    legend(figure, handles, done, columns=8 if len(done) < 5 else 5)

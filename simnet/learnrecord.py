@@ -7,6 +7,7 @@ import msgspec
 import trio
 
 from protocols.errors import SynapseError
+from simnet.learnregions import RegionRecord
 from simnet.timeline import Learning, Timeline
 from synapsed.training import said
 
@@ -33,10 +34,13 @@ class LearnRecord:
         self._timeline = timeline
         self.lineages: dict[str, str] = {}  # CID text by the scenario's name
         self.led: dict[str, Led] = {}  # by the name that a step gave
+        self.succeeded: dict[str, str] = {}  # who took over from them, in words
         self.server: Path | None = None  # where all others compute
         self.servers: dict[int, Path] = {}  # compute servers that lie, by daemon
-        self.heads: dict[tuple[str, int, int], set[str]] = {}  # by (lineage, group, round)
-        self.seen: dict[tuple[str, int, int], set[int]] = {}  # daemons, likewise
+        self.heads: dict[tuple[str, int, int], dict[int, set[str]]] = {}
+        """By (lineage, group, round), and daemon."""
+        self.regions = RegionRecord(timeline)
+        self._epoch = (0, 0.0)  # the newest that was seen, and when
 
     def take(self, daemon: int, status: said.TrainStatus, now: float) -> None:
         """One daemon's word, at one moment of the world's time."""
@@ -56,10 +60,19 @@ class LearnRecord:
                 )
             )
             for group in each.groups:
+                if group.epoch > self._epoch[0]:
+                    # The first began with the world, before anybody was asked.
+                    self._epoch = (group.epoch, now if self._epoch[0] else 0.0)
                 if group.head:
                     key = (each.lineage, group.number, group.round)
-                    self.heads.setdefault(key, set()).add(group.head)
-                    self.seen.setdefault(key, set()).add(daemon)
+                    self.heads.setdefault(key, {}).setdefault(daemon, set()).add(group.head)
+
+    def epoch_left(self, world: "World") -> float:
+        """Seconds until the next epoch, about: by when this one was first seen, and the council's
+        parameter; none where it does not say."""
+        council = world.scenario.council
+        whole = 0 if council is None else council.params.get("council.epoch_ms", 0)
+        return self._epoch[1] + whole / 1000 - world.now
 
     async def follow(self, world: "World") -> None:
         """Look again and again, for as long as the world stands."""

@@ -29,6 +29,11 @@ BINS = 32
 MANY = 24
 """More daemons than this are drawn as one heat map."""
 
+LEVELS = 3
+"""Of words above a picture: what fits below the headline."""
+LETTER_INCHES = 0.075
+"""Of words at 8 points, on average."""
+
 INK = "#1b2430"
 FAINT = "#8a94a3"
 IDLE = "#e9edf2"
@@ -54,6 +59,7 @@ MARKS = {  # kind -> (symbol, colour, words)
     "propose": ("o", "#6a4c93", "proposes"),
     "vote": ("v", "#6a4c93", "votes"),
     "liar": ("h", "#000000", "a liar: sends what it did not learn"),
+    "caught": ("X", "#000000", "caught: summed wrongly"),
     "join": (">", "#22577a", "begins to learn"),
     "leave": ("s", "#22577a", "learns no more"),
     "generate": ("*", "#6a4c93", "writes text"),
@@ -154,17 +160,19 @@ def mark(axes: "Axes", at: float, daemon: int, kind: str, size: float = 9) -> No
 
 
 def world_marks(axes: "Axes", timeline: Timeline) -> None:
-    """What was done to the world: a line each, its words above, on a second level where close."""
-    last, level = -timeline.seconds, 0
+    """What was done to the world: a line each, its words above, on a higher level where close."""
+    inches = axes.get_window_extent().width / axes.figure.dpi
+    free = [0.0] * LEVELS
     for mark in timeline.marks:
         if mark.daemon is not None:
             continue
-        level = 1 - level if mark.at - last < timeline.seconds / 5 else 0
-        last = mark.at
+        words = mark.note or mark.kind
         late = mark.at > 0.8 * timeline.seconds
+        wide = (len(words) + 2) * LETTER_INCHES / inches * timeline.seconds
+        level = level_for(free, mark.at - wide if late else mark.at, wide)
         axes.axvline(mark.at, color=TROUBLE, linewidth=1, linestyle=(0, (4, 3)), zorder=4)
         axes.annotate(
-            mark.note or mark.kind,
+            words,
             (mark.at, 1),
             xycoords=("data", "axes fraction"),
             xytext=(-3 if late else 3, 2 + 11 * level),
@@ -173,6 +181,15 @@ def world_marks(axes: "Axes", timeline: Timeline) -> None:
             color=TROUBLE,
             fontsize=8,
         )
+
+
+def level_for(free: list[float], begin: float, wide: float) -> int:
+    """The lowest level on which something of this width fits behind what stands there; else that
+    on which least is covered. `free`: where each level's last words end."""
+    fits = [level for level, end in enumerate(free) if end <= begin]
+    level = min(fits) if fits else free.index(min(free))
+    free[level] = begin + wide
+    return level
 
 
 def latest(samples: list[Sample], since: float, at: float) -> Sample | None:
@@ -334,11 +351,17 @@ def headline(figure: Figure, timeline: Timeline, height: float) -> None:
 
 def _legend(figure: Figure, timeline: Timeline) -> None:
     roles = {timeline.role(number) for number in range(timeline.daemons)}
-    handles: list[Patch | Line2D] = [
+    handles = [
         Patch(color=colour, label=words) for role, (colour, words) in ROLES.items() if role in roles
     ]
     handles.append(Patch(color=IDLE, label="running, tile not held"))
     done = {mark.kind for mark in timeline.marks}
+    legend(figure, handles, done, columns=5)
+
+
+def legend(figure: Figure, patches: list[Patch], done: set[str], *, columns: int) -> None:
+    """Below everything: what the colours mean, and the marks of what was `done`."""
+    handles: list[Patch | Line2D] = [*patches]
     for kind, (symbol, colour, words) in MARKS.items():
         if kind in done:
             size = 9 if symbol == "*" else 7
@@ -350,7 +373,7 @@ def _legend(figure: Figure, timeline: Timeline) -> None:
     figure.legend(
         handles=handles,
         loc="lower center",
-        ncols=min(5, len(handles)),
+        ncols=min(columns, len(handles)),
         frameon=False,
         fontsize=8.5,
         handlelength=1.2,

@@ -29,6 +29,7 @@ from simnet.councilparts import (
 from simnet.learnparts import (
     Checkpoint,
     Corrupt,
+    Excluded,
     Gave,
     Generate,
     Improved,
@@ -44,6 +45,17 @@ from simnet.learnparts import (
     Trained,
     TrainingOpen,
     Uncredited,
+)
+from simnet.learnregionparts import (
+    Audited,
+    Caught,
+    CrossedLess,
+    FanIn,
+    Gathered,
+    LieInSums,
+    Meter,
+    Office,
+    Routed,
 )
 from simnet.parts import Check, Choice, Count, Part, Step, Time, Who
 from simnet.upgradeparts import Adapters, Became, Choose, Stage, SwitchedAlike, Upgrade
@@ -180,6 +192,7 @@ Checks = (
     | Became
     | Stage
     | SwitchedAlike
+    | Excluded
     | Gave
     | Improved
     | LossFell
@@ -189,6 +202,12 @@ Checks = (
     | Trained
     | TrainingOpen
     | Uncredited
+    | Audited
+    | Caught
+    | CrossedLess
+    | FanIn
+    | Gathered
+    | Routed
 )
 
 
@@ -371,6 +390,9 @@ Steps = (
     | MakeModel
     | Primary
     | Train
+    | LieInSums
+    | Meter
+    | Office
 )
 
 

@@ -9,12 +9,13 @@ import msgspec
 from protocols.errors import SynapseError
 from simnet.councilparts import Above, Founding, Height, Leader, Propose, Vote
 from simnet.learnparts import Checkpoint, MakeModel, Primary, Train
+from simnet.learnregionparts import Office
 from simnet.scenario import Check, Choice, Lie, Part, Pick, Scenario, Steps
 from simnet.upgradeparts import Became, Stage, Upgrade
 
 CHOOSING = (
     *("who", "by", "but", "out_of", "liars", "asked"),
-    *("senders", "receivers", "groups", "members", "out"),
+    *("senders", "receivers", "groups", "members", "out", "regions"),
 )
 """Fields that choose daemons."""
 
@@ -86,7 +87,7 @@ def _check_names(path: Path, scenario: Scenario) -> None:
             known.heights.add(step.name)
         elif isinstance(step, MakeModel):
             known.lineages.add(step.name)
-        elif isinstance(step, Primary):
+        elif isinstance(step, Primary | Office):
             known.daemons.add(step.name)
         elif isinstance(step, Propose | Upgrade | Train | Checkpoint):
             known.proposals.add(step.name)

@@ -48,6 +48,32 @@ class Learning(msgspec.Struct):
     refused: int
 
 
+class Summed(msgspec.Struct):
+    """A daemon made one sum of its region's deltas."""
+
+    at: float
+    daemon: int
+
+
+class Routed(msgspec.Struct):
+    """A learner sends another way: through an aggregator, or (None) straight to the primaries."""
+
+    at: float
+    daemon: int
+    through: int | None
+    rtt_ms: float | None
+    primary_ms: float | None
+
+
+class Crossing(msgspec.Struct):
+    """What training moved between two daemons, both ways, while it was metered."""
+
+    meter: str
+    one: int
+    other: int
+    bytes: int
+
+
 class Text(msgspec.Struct):
     """What a model wrote."""
 
@@ -107,6 +133,9 @@ class Timeline(msgspec.Struct):
     chosen: list[Chosen] = []
     learning: list[Learning] = []
     texts: list[Text] = []
+    sums: list[Summed] = []
+    routes: list[Routed] = []
+    crossings: list[Crossing] = []
 
     def of(self, daemon: int) -> list[Sample]:
         """One daemon's samples in order of time."""

@@ -11,7 +11,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -22,6 +21,7 @@ from simnet.picture import (
     MARKS,
     STYLE,
     headline,
+    legend,
     mark,
     panel_title,
     world_marks,
@@ -195,23 +195,10 @@ def _named(version: int, *, back: bool) -> str:
 def _legend(figure: Figure, timeline: Timeline) -> None:
     versions = sorted({0, *(each.version for each in timeline.answering)})
     back = {each.version for each in timeline.stages if each.event == "rollback"}
-    handles: list[Patch | Line2D] = [
+    handles = [
         Patch(color=colour_of(version), label=_named(version, back=version in back))
         for version in versions
     ]
     handles.append(Patch(color="#9fb3c0", alpha=LIGHTER, label="lighter: for a part of the calls"))
     done = {each.kind for each in timeline.marks} - {"pull", "start"}
-    for kind, (symbol, colour, words) in MARKS.items():
-        if kind in done:
-            handles.append(
-                Line2D([], [], marker=symbol, ms=7, color=colour, mec="white", ls="", label=words)
-            )
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        ncols=min(6, len(handles)),
-        frameon=False,
-        fontsize=8.5,
-        handlelength=1.2,
-        columnspacing=1.6,
-    )
+    legend(figure, handles, done, columns=6)

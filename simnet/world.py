@@ -21,6 +21,8 @@ from simnet.daemon import Daemon, Life
 from simnet.forks import FORK_SERVER, Forked, ForkServer, open_fork_server
 from simnet.learnparts import MakeModel
 from simnet.learnrecord import LearnRecord
+from simnet.learnregionparts import Gathered, LieInSums
+from simnet.learnregions import TRAINING
 from simnet.liars import Liar
 from simnet.models import model_folder, size_of
 from simnet.proxy import Fabric
@@ -180,6 +182,8 @@ class World:
             self.nursery.start_soon(councils.follow, self, daemon)
         if any(isinstance(step, Upgrade) for step in self.scenario.steps):
             self.nursery.start_soon(self._follow_upgrades, daemon)
+        if any(isinstance(promise.that, Gathered) for promise in self.scenario.promises):
+            self.nursery.start_soon(self._follow_training, daemon)
 
     def _config_of(self, daemon: Daemon) -> dict[str, dict[str, Any]]:
         """The scenario's, and where the daemon computes."""
@@ -199,6 +203,16 @@ class World:
             except SynapseError as error:  # its end ends the stream; a stall of seconds, too
                 if daemon.up:
                     self.upgrades.missed.append((daemon.index, str(error)))
+
+    async def _follow_training(self, daemon: Daemon) -> None:
+        """Note what `daemon` says of regions, for as long as it lives."""
+        index_of = {each.identity.text: each.index for each in self.daemons}
+        while daemon.up:
+            with suppress(SynapseError):  # its end ends the stream; a stall of seconds, too
+                await daemon.client.events(
+                    TRAINING,
+                    lambda event: self.learn.regions.hear(daemon.index, event, self.now, index_of),
+                )
 
     async def _follow(self, daemon: Daemon) -> None:
         """Note when `daemon` accepts announcements, for as long as it lives."""
@@ -261,8 +275,11 @@ async def open_world(
                 )
                 if any(isinstance(step, MakeModel) for step in scenario.steps):
                     socket = work / "compute.socket"
+                    may_lie = any(isinstance(step, LieInSums) for step in scenario.steps)
                     await stack.enter_async_context(
-                        compute_server(socket, work / "computeserver.log")
+                        compute_server(
+                            socket, work / "computeserver.log", lie="sums" if may_lie else ""
+                        )
                     )
                     world.learn.server = socket
                     nursery.start_soon(world.learn.follow, world)

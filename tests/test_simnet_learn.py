@@ -19,7 +19,7 @@ from synapsed.training import said
 from synapsed.training.opening import plan_of
 
 SHIPPED = Path(__file__).parents[1] / "configs" / "scenarios"
-NAMES = ("learn", "learn-liars", "learn-churn")
+NAMES = ("learn", "learn-liars", "learn-churn", "learn-regions", "learn-accused")
 TOY = "lineage"
 
 GOOD = """
@@ -172,6 +172,8 @@ class Town:
         return self.daemons
 
     def choose(self, who: Any) -> list[Home]:
+        if isinstance(who, list):
+            return [self.daemons[number] for number in who]
         return self.daemons if who == "running" else [self.daemons[who]]
 
     async def holds(self, check: Any) -> bool:
@@ -192,6 +194,7 @@ def status(
     bytes_in: int = 0,
     contributed: int = 0,
     trains: bool = True,
+    excluded: list[said.ExclusionSaid] | None = None,
 ) -> said.TrainStatus:
     group = said.GroupSaid(
         number=0,
@@ -209,10 +212,15 @@ def status(
     )
     one = said.TrainingSaid(
         lineage=lineage,
+        name="toy",
+        plan="",
+        group_bytes=1,
+        learners=None,
         head=head or lineage,
         joined=loss is not None,
         paused=False,
         state="training",
+        excluded=excluded or [],
         why="",
         round=round_,
         steps=0,
@@ -223,12 +231,13 @@ def status(
         bytes_out=0,
         data="",
         phase="",
+        aggregator="",
         groups=[group],
         checkpoint_at=0,
         checkpoints=[],
     )
     compute = said.ComputeSaid(state="running", why="", device="cpu", memory=1)
-    return said.TrainStatus(compute=compute, trainings=[one] if trains else [])
+    return said.TrainStatus(compute=compute, trainings=[one] if trains else [], talks=[])
 
 
 async def test_a_training_is_open_when_every_ledger_has_it() -> None:
@@ -286,6 +295,24 @@ async def test_one_version_of_each_round_wherever_it_is() -> None:
     assert await town.holds(check)
     town.learn.take(2, status(round_=2, root="other"), 2)
     assert not await town.holds(check)
+    assert await town.holds(msgspec.structs.replace(check, liars=2))
+
+
+async def test_by_every_ledger_the_liars_are_excluded_and_nobody_else() -> None:
+    town, check = Town(), parts.Excluded(lineage="toy", who=1)
+    assert not await town.holds(check)
+
+    def out(*daemons: int) -> list[said.ExclusionSaid]:
+        plain = {"training": "t", "epoch": 1, "until": 10, "lost": 5, "proposal": "p", "index": 9}
+        return [said.ExclusionSaid(peer=f"peer-{number}", **plain) for number in daemons]
+
+    for home in town.daemons:
+        home.status = status(excluded=out(1))
+    assert await town.holds(check)
+    town.daemons[0].status = status()
+    assert not await town.holds(check)  # one ledger does not
+    town.daemons[0].status = status(excluded=out(1, 2))
+    assert not await town.holds(check)  # and of an honest one
 
 
 async def test_a_take_over_is_another_primary_in_a_higher_term() -> None:
@@ -297,10 +324,12 @@ async def test_a_take_over_is_another_primary_in_a_higher_term() -> None:
     assert not await town.holds(check)
     town.daemons[1].status = status(primary="peer-2", term=2)
     assert not await town.holds(check)  # it was so before
-    town.daemons[1].status = status(primary="peer-1", term=4)
-    assert await town.holds(check)
     town.daemons[2].status = status(primary="peer-0", term=6)
     assert not await town.holds(check)  # it leads again
+    town.daemons[2].status = status(primary="peer-1", term=7)
+    assert await town.holds(check)
+    town.daemons[1].status = status(primary="peer-0", term=9)
+    assert await town.holds(check)  # it was taken over from, whoever leads since
 
 
 async def test_an_improvement_is_one_head_on_every_ledger() -> None:
@@ -341,7 +370,7 @@ async def test_who_bans_an_honest_one_is_named() -> None:
 @pytest.mark.parametrize("how", ["flip", "scale", "random", "stale"])
 def test_a_liar_says_something_else_that_can_be_read(tmp_path: Path, how: str) -> None:
     torch = pytest.importorskip("torch", reason="the extra `compute` trains")
-    from protocols.learn.plan import Phase
+    from protocols.plan import Phase
     from simnet import lyingcompute
     from synapsed.compute import wire
     from synapsed.computeworker import codecs, office, train

@@ -75,3 +75,11 @@ def test_what_was_held_shows_in_the_picture(tmp_path: Path) -> None:
     picture.draw(held, tmp_path / "held.png")
     picture.draw(empty, tmp_path / "empty.png")
     assert (tmp_path / "held.png").read_bytes() != (tmp_path / "empty.png").read_bytes()
+
+
+def test_words_above_a_picture_stand_side_by_side_or_on_another_level() -> None:
+    picture = pytest.importorskip("simnet.picture", reason="the extra `demo` draws")
+    free = [0.0] * 3
+    levels = [picture.level_for(free, begin, 10.0) for begin in (0.0, 4.0, 8.0, 10.0, 30.0)]
+    assert levels == [0, 1, 2, 0, 0]
+    assert picture.level_for(free, 31.0, 10.0) == 1
