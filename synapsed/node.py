@@ -29,7 +29,8 @@ from protocols.slots.closed_list import SLOTS
 from protocols.tensors import blocks
 from protocols.transfer import replication
 from synapsed.authoring.verdict import check_apart
-from synapsed.compute.compute import Compute, ComputeSettings
+from synapsed.compute.compute import Compute
+from synapsed.compute.keeper import ComputeSettings
 from synapsed.config.inforce import InForce
 from synapsed.config.options import Config, Loaded
 from synapsed.control.meters import MessageMeter
@@ -61,14 +62,16 @@ from synapsed.reach import Reach
 from synapsed.store import Store
 from synapsed.store.errors import disk_errors
 from synapsed.training import compose as training_of
+from synapsed.training.judge import Judge
 from synapsed.training.owner import Training
 from synapsed.training.proof import Proof
 from synapsed.training.service import TrainingService
+from synapsed.training.tally import TrainingTally
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
 from synapsed.transfer.serve import MAX_STREAMS_PER_PEER, BlockServer
-from synapsed.upgrades import Board
 from synapsed.upgrades import compose as upgrades_of
+from synapsed.upgrades.board import Board
 from synapsed.upgrades.modules import RESTORE_SECONDS
 from synapsed.upgrades.service import UpgradeService
 from synapsed.upgrades.soundness import Soundness
@@ -274,8 +277,11 @@ def compose(
             compute=compute,
             emit=bus.emit,
         )
-    proof = _proof(paths, store, puller, compute, ledger=ledger, training=training)
-    examiner = _examiner(config, store, puller, ledger, tell=bus.emit, proof=proof)
+    learned = TrainingTally()
+    bus.observe(learned.heard)
+    proof = _proof(config, paths, store, puller, compute, ledger=ledger, training=training)
+    judge = _judge(paths, store, puller, compute, ledger=ledger, training=training)
+    examiner = _examiner(config, store, puller, ledger, tell=bus.emit, proof=proof, judge=judge)
     return Parts(
         loaded=loaded,
         paths=paths,
@@ -306,6 +312,7 @@ def compose(
         jail=jail,
         compute=compute,
         training=training,
+        learned=learned,
         upgrades=upgrades,
     )
 
@@ -322,6 +329,7 @@ def _compute(config: Config, emit: Emit) -> Compute:
 
 
 def _proof(
+    config: Config,
     paths: Paths,
     store: Store,
     puller: Puller,
@@ -344,6 +352,33 @@ def _proof(
         replicas=training.places.groups,
         verify=verify,
         scratch=scratch,
+        probe=Path(config.training.probe) if config.training.probe else None,
+    )
+
+
+def _judge(
+    paths: Paths,
+    store: Store,
+    puller: Puller,
+    compute: Compute,
+    *,
+    ledger: LedgerService | None,
+    training: TrainingService | None,
+) -> Judge | None:
+    """What recomputes what somebody is accused of, where a council could ask for it."""
+    if ledger is None or training is None:
+        return None
+    scratch = paths.training / "cases"
+    with disk_errors(scratch, "preparing"):
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Judge(
+        store,
+        puller,
+        compute,
+        lambda: ledger.ledger,
+        replicas=training.places.groups,
+        verify=verify,
+        scratch=scratch,
     )
 
 
@@ -355,12 +390,13 @@ def _examiner(
     *,
     tell: Emit,
     proof: Proof | None,
+    judge: Judge | None,
 ) -> Examiner:
     if ledger is None:
         return Examiner(puller, _nobody)
     check = partial(check_apart, allow_weaker=config.upgrades.allow_weaker_jail)
     soundness = Soundness(store, puller, lambda: ledger.ledger, check)
-    return Examiner(puller, ledger.examined, soundness, tell, proof)
+    return Examiner(puller, ledger.examined, soundness, tell, proof, judge=judge)
 
 
 def _counters(
@@ -446,8 +482,10 @@ async def _run(
         facade = Facade(parts)
         await nursery.start(serve_control, facade, socket)
         nursery.start_soon(supervise, "checkpoints", facade.propose_by_itself, parts.bus.emit)
+        nursery.start_soon(supervise, "accusations", facade.accuse_by_itself, parts.bus.emit)
         ready()
         await stop.wait()
+        parts.compute.closing()
         await parts.liveness.leave()
         nursery.cancel_scope.cancel()
 
@@ -508,6 +546,7 @@ def _nobody(_proposal: bytes, _holds: bool) -> None:
 def _catalog_changed(parts: Parts, kind: str, subject: bytes) -> None:
     if kind == "shard":
         parts.replicator.holders_changed(subject)
+    parts.examiner.offered(subject)
 
 
 async def _meter(parts: Parts) -> None:

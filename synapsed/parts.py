@@ -27,9 +27,11 @@ from synapsed.process.tally import Tally
 from synapsed.reach import Reach
 from synapsed.store import Store
 from synapsed.training.service import TrainingService
+from synapsed.training.tally import TrainingTally
 from synapsed.transfer.limits import Uploads
 from synapsed.transfer.pull import Puller
-from synapsed.upgrades import Board, UpgradeService
+from synapsed.upgrades.board import Board
+from synapsed.upgrades.service import UpgradeService
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,5 +70,6 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     compute: Compute
     training: TrainingService | None
     """None where there is no ledger that could say what is to be learned."""
+    learned: TrainingTally
     upgrades: UpgradeService | None
     """None, as the jail is, where there is no ledger that could say anything of upgrades."""

@@ -29,6 +29,30 @@ class MemoryLearning:
         self.trained: dict[str, said.TrainingSaid] = {}
         self.asked_to_learn: list[Any] = []
 
+    def training_counters(self) -> said.TrainingCounters:
+        return said.TrainingCounters(
+            trainings=2,
+            joined=1,
+            groups={"primary": 1, "replica": 2},
+            round={"bafymodel": 41},
+            loss={"bafymodel": 2.25},
+            rounds={"primary": 7, "replica": 30},
+            deltas={"taken": 90, "refused": 3},
+            refused={"base": 2, "malformed": 1},
+            ours={"acknowledged": 35, "refused": 2},
+            done={"aggregated": 7, "summed": 4, "compacted": 1},
+            audits={"same": 5, "other": 1, "unknown": 2},
+            caught=1,
+            checkpoints={"holds": 3, "ratified": 1, "proposed": 1},
+            steps=600,
+            torch_s=12.5,
+            torch_share=0.89,
+            bytes_in={"learner": 1000, "replica": 2000, "aggregator": 3000},
+            bytes_out={"learner": 1500, "replica": 2500},
+            workers={"started": 3, "died": 1, "hung": 1},
+            worker_running=True,
+        )
+
     def open_training(self, model: str) -> None:
         """As an accepted proposal does."""
         primary = peer_id_text(MEMBERS[1].identity)
@@ -48,6 +72,10 @@ class MemoryLearning:
         )
         self.trained[model] = said.TrainingSaid(
             lineage=model,
+            name="toy",
+            plan="4 steps a round, ternary",
+            group_bytes=2 << 20,
+            learners=5,
             head=model,
             joined=False,
             paused=False,
@@ -62,6 +90,7 @@ class MemoryLearning:
             bytes_out=6,
             data="",
             phase="H=15 up=two-bit down=two-bit",
+            aggregator="",
             groups=[group],
             checkpoint_at=0,
             checkpoints=[
@@ -87,7 +116,7 @@ class MemoryLearning:
             found = [self._training(cid_text(lineage))]
         state = "paused" if self.paused else "off"
         compute = said.ComputeSaid(state=state, why="", device="", memory=0)
-        return said.TrainStatus(compute=compute, trainings=found)
+        return said.TrainStatus(compute=compute, trainings=found, talks=[])
 
     async def train_join(self, request: said.JoinRequest, report: Any) -> said.TrainingSaid:
         one = self._training(request.model)
@@ -129,6 +158,24 @@ class MemoryLearning:
             parent=one.head,
             round=one.round,
             proposal=cid_text(cid_of(b"a checkpoint")),
+        )
+
+    async def audit_round(
+        self, lineage: bytes, request: said.AuditRequest, report: Any
+    ) -> said.AuditSaid:
+        one = self._training(cid_text(lineage))
+        self.asked_to_learn.append(request)
+        answers: dict[int, Any] = {0: "right", 1: "wrong"}
+        answer = answers.get(request.round, "gone")
+        return said.AuditSaid(
+            lineage=one.lineage,
+            group=request.group,
+            round=request.round,
+            answer=answer,
+            why={"right": "", "wrong": "head, inputs", "gone": "no record is to be had"}[answer],
+            epoch=3,
+            signers=["12D3KooWsigner"],
+            seconds=0.25,
         )
 
     async def new_model(self, request: said.NewModelRequest, report: Any) -> shapes.ImportResult:

@@ -148,6 +148,7 @@ class MemoryNode(MemoryUpgrades, MemoryLearning, MemoryLedger):
             pulls_failed=0,
             faults={"bad-leaf": 2},
             ledger=self.ledger_counters(),
+            training=self.training_counters(),
             loop_lag_ms={"p50": 0.5, "p99": 2.0, "max": 8.0},
         )
 

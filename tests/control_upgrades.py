@@ -15,10 +15,11 @@ from synapsed.config.options import Config, Loaded
 from synapsed.control import ledgermodels as said
 from synapsed.jail.jail import Jail
 from synapsed.owner.upgrading import Upgrading
-from synapsed.upgrades import Board, UpgradeService
+from synapsed.upgrades.board import Board
 from synapsed.upgrades.memory import Memory
 from synapsed.upgrades.modules import Modules
 from synapsed.upgrades.recorder import Recorder
+from synapsed.upgrades.service import UpgradeService
 from synapsed.upgrades.trials import Trials
 from tests.upgrades_kit import Elsewhere, Me
 

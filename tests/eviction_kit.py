@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from protocols.gossip.shelf import Holding
 from protocols.slots.abi import Batch
 from protocols.slots.closed_list import SLOTS
 from protocols.transfer.copies import count_copies
-from protocols.transfer.shelf import Holding
 
 Policy = Callable[[Batch], None]
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from protocols.ledger.risk import Risk
+from protocols.risk import Risk
 from protocols.slots.abi import (
     I64_MAX,
     I64_MIN,

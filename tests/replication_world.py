@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from protocols.effects import Blame
+from protocols.gossip.shelf import Holding
 from protocols.transfer.copies import GROUP_TILES
 from protocols.transfer.replication import (
     AliveChanged,
@@ -24,7 +25,6 @@ from protocols.transfer.replication import (
     StartRepair,
     Tick,
 )
-from protocols.transfer.shelf import Holding
 from tests.gossip_kit import MacIdentity, cid
 
 MODEL = cid("model")

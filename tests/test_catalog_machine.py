@@ -25,8 +25,8 @@ from protocols.gossip.catalog import (
     Withdraw,
 )
 from protocols.gossip.peerscore import Fault
+from protocols.gossip.shelf import Holding
 from protocols.gossip.validation import Verdict
-from protocols.transfer.shelf import Holding
 from tests.gossip_kit import (
     HOUR,
     NOW,

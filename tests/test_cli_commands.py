@@ -52,7 +52,10 @@ IN_TEST_CLI_UPGRADE = {
 IN_TEST_CLI_LEARN = {
     ("generate",),
     *(("model", name) for name in ("new", "eval")),
-    *(("train", name) for name in ("propose", "join", "leave", "status", "checkpoint")),
+    *(
+        ("train", name)
+        for name in ("propose", "join", "leave", "ls", "status", "checkpoint", "audit")
+    ),
 }
 """Commands that test_cli_learn.py runs."""
 

@@ -7,13 +7,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from protocols.changes import CheckpointChange, ExclusionChange, Share, TrainingChange
 from protocols.cid import cid_of, cid_text
-from synapsed.control import ledgermodels
+from protocols.peerid import peer_id_text
+from synapsed.cli import common
+from synapsed.cli.learnchange import learning_rows
+from synapsed.compute import errors
+from synapsed.control import ledgermodels, problems
 from synapsed.control import models as shapes
+from synapsed.control.entryview import change_shown
 from synapsed.training import said
+from synapsed.training.errors import BadTextError, CannotLearnError
 from synapsed.training.opening import plan_of
+from synapsed.training.planwords import phases_in_words, plan_in_words
 from tests.control_fixtures import daemon_fixture, origin_fixture  # noqa: F401
 from tests.control_learning import PIECES
+from tests.ledger_book import MEMBERS
 from tests.test_cli_commands import same_shape
 
 MODEL = cid_text(cid_of(b"a lineage"))
@@ -60,7 +69,7 @@ async def test_pieces_are_events_of_their_own(daemon):
 
 async def test_what_goes_wrong_is_said_before_the_first_piece_and_after_it(daemon):
     broken = await daemon.run("generate", MODEL, "break", "--json")
-    assert (broken.code, broken.json["error"]) == (5, "cannot-learn")
+    assert (broken.code, broken.json["error"]) == (1, "cannot-learn")
     daemon.node.paused = True
     paused = await daemon.run("generate", MODEL, "x", "--json")
     assert paused.json["error"] == "compute-paused"
@@ -105,6 +114,106 @@ async def test_one_joins_sees_how_it_goes_and_leaves(daemon, text):
     assert twice.json["error"] == "not-joined"
 
 
+async def test_trainings_are_listed_with_their_plans_in_words(daemon):
+    none = await daemon.run("train", "ls")
+    assert none.out.startswith("no trainings")
+    daemon.node.open_training(MODEL)
+    found = same_shape(await daemon.run("train", "ls", "--json"), said.TrainStatus)
+    assert [each.learners for each in found.trainings] == [5]
+    titles, row, plan = (await daemon.run("train", "ls")).out.splitlines()
+    assert titles.split() == ["TRAINING", "NAME", "HEAD", "VERSION", "LEARNERS", "HERE"]
+    assert row.split() == [MODEL[:16], "toy", "the", "first", "7", "5", "1/1", "served"]
+    assert len(row) <= 80
+    assert plan == f"{MODEL[:16]}: 4 steps a round, ternary"
+
+
+@pytest.mark.parametrize("name", ["toy", MODEL[:12], MODEL])
+async def test_a_training_is_named_although_its_model_is_not_here(daemon, name):
+    daemon.node.open_training(MODEL)
+    assert MODEL in (await daemon.run("train", "status", name)).out
+    missing = await daemon.run("train", "status", "toys", "--json")
+    assert (missing.code, missing.json["error"]) == (1, "no-such-name")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.PausedError(), 5),
+        (errors.RestingError("it died"), 5),
+        (errors.OutOfMemoryError("too little"), 5),
+        (errors.NotInstalledError("no torch"), 1),
+        (errors.BadDataError("too short"), 1),
+        (CannotLearnError("learned already"), 1),
+        (BadTextError("no text"), 1),
+    ],
+)
+async def test_a_join_that_is_refused_exits_as_the_manual_says(
+    daemon, text, monkeypatch, error, code
+):
+    daemon.node.open_training(MODEL)
+
+    async def refuse(_request, _report):
+        raise error
+
+    monkeypatch.setattr(daemon.node, "train_join", refuse)
+    ran = await daemon.run("train", "join", MODEL, "--data", str(text), "--json")
+    assert (ran.code, ran.json["error"]) == (code, error.code)
+    assert problems.status_of(error) != 500  # which would be a defect of ours
+    assert ran.json["remedy"] == error.remedy
+
+
+def test_who_ends_the_waiting_is_told_what_goes_on():
+    assert "train leave" in common._AFTER_INTERRUPT["join"]
+
+
+def test_a_plan_is_told_in_words():
+    def phase(rounds, steps, up="ternary", down="ternary", rate=1000):
+        return said.PhaseSaid(rounds=rounds, steps=steps, up=up, down=down, rate=rate)
+
+    plan = plan_of(
+        said.PlanSaid(
+            phases=[
+                phase(15, 4),
+                phase(210, 4, rate=500),
+                phase(1, 15, up="two-bit", down="int8"),
+            ],
+            learners=3,
+        )
+    )
+    assert phases_in_words(plan) == (
+        "4 steps a round, ternary; from round 225 15 steps, two-bit up, int8 down"
+    )
+    assert plan_in_words(plan).endswith(
+        "8 x 64 tokens a step, rate 0.004; a round waits for 3 learners"
+    )
+    assert phases_in_words(plan_of(said.PlanSaid(phases=[phase(1, 1)]))).startswith("a gradient")
+
+
+def test_what_a_proposal_would_do_is_told_in_words_and_units():
+    lineage, child = cid_of(b"a lineage"), cid_of(b"child")
+    opened = TrainingChange(
+        model=lineage, plan=plan_of(None), evaluation=cid_of(b"text"), windows=64, margin=2000
+    )
+    rows = dict(learning_rows("training", change_shown(opened)))
+    assert rows["plan"] == plan_in_words(plan_of(None))
+    assert rows["groups"] == "of 2.1 MB at most"
+    assert rows["judged by"] == f"64 windows of {cid_text(cid_of(b'text'))}"
+    assert rows["better by"].startswith("0.002 nats a token")
+    made = CheckpointChange(
+        training=lineage,
+        parent=lineage,
+        manifest=child,
+        evidence=cid_of(b"rounds"),
+        heads=bytes(32),
+        shares=(Share(MEMBERS[0].identity, 300), Share(MEMBERS[1].identity, 700)),
+    )
+    rows = learning_rows("checkpoint", change_shown(made))
+    assert rows[2] == ("checkpoint", cid_text(child))
+    who = peer_id_text(MEMBERS[1].identity)[:18]
+    assert next(line for name, line in rows if name == "learned by") == f"{who}, 70.0 %"
+    assert learning_rows("text", {}) is None
+
+
 async def test_a_training_is_proposed_by_a_plan_from_a_file(daemon, text, tmp_path):
     plan = tmp_path / "plan.toml"
     plan.write_text(
@@ -123,10 +232,10 @@ async def test_a_training_is_proposed_by_a_plan_from_a_file(daemon, text, tmp_pa
 @pytest.mark.parametrize(
     ("plan", "code", "names"),
     [
-        ("learners = 0", "cannot-learn", "learners"),
+        ("learners = 0", "invalid", "learners"),
         (
             '[[phases]]\nrounds = 1\nsteps = 0\nup = "int8"\ndown = "int8"',
-            "cannot-learn",
+            "invalid",
             "phases[0].steps",
         ),
         (
@@ -134,8 +243,13 @@ async def test_a_training_is_proposed_by_a_plan_from_a_file(daemon, text, tmp_pa
             "invalid",
             "plan.phases[0].up",
         ),
+        (
+            '[[phases]]\nrounds = 1\nsteps = 1\nup = "top-k"\ndown = "int8"',
+            "bad-plan",
+            "gradients",
+        ),
         ("lerners = 4", "invalid", "lerners"),
-        ("phases = []", "cannot-learn", "phases"),
+        ("phases = []", "invalid", "phases"),
     ],
 )
 async def test_a_wrong_plan_is_refused_by_name(daemon, text, tmp_path, plan, code, names):
@@ -205,3 +319,35 @@ async def test_a_wrong_number_is_wrong_usage(daemon, words):
     assert ran.code == 2
     assert words[-2] in ran.err
     assert daemon.node.asked_to_learn == []
+
+
+@pytest.mark.parametrize(
+    ("round_", "code", "words"),
+    [("0", 0, "right: its inputs make"), ("1", 1, "WRONG: head, inputs"), ("9", 5, "no record")],
+)
+async def test_a_round_is_audited(daemon, round_, code, words):
+    daemon.node.open_training(MODEL)
+    asked = ("train", "audit", MODEL, "--group", "2", "--round", round_)
+    ran = await daemon.run(*asked)
+    assert ran.code == code
+    assert words in ran.out
+    assert daemon.node.asked_to_learn == [said.AuditRequest(group=2, round=int(round_))]
+    told = await daemon.run(*asked, "--json")
+    assert told.code == code
+    assert msgspec.json.decode(told.out, type=said.AuditSaid).epoch == 3
+
+
+def test_an_exclusion_is_told_in_words():
+    change = ExclusionChange(
+        training=cid_of(b"model"),
+        accused=MEMBERS[0].identity,
+        epoch=7,
+        case=cid_of(b"case"),
+        evidence=cid_of(b"evidence"),
+    )
+    rows = learning_rows("exclusion", change_shown(change))
+    assert ("accused", peer_id_text(MEMBERS[0].identity)) in rows
+    text = " ".join(value for _, value in rows)
+    assert "epoch 7" in text
+    assert "8 epochs" in text
+    assert "50 %" in text

@@ -172,6 +172,13 @@ def test_the_shipped_config_is_the_one_that_init_writes() -> None:
     assert load(SHIPPED, {}).config == Config()
 
 
+def test_a_private_text_is_named_by_where_it_is(tmp_path: Path) -> None:
+    said = problems(write(tmp_path, '[training]\nprobe = "mine.txt"\n'))
+    assert "an absolute path" in said["training.probe"]
+    named = write(tmp_path, '[training]\nprobe = "/home/me/mine.txt"\n')
+    assert load(named, {}).config.training.probe == "/home/me/mine.txt"
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_default_that_is_uncommented_changes_nothing(profile: str, tmp_path: Path) -> None:
     lines = render(convert_options({"profile": profile})).splitlines()

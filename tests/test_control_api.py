@@ -343,6 +343,13 @@ async def test_the_metrics_are_the_nodes_own_numbers(daemon):
     assert samples[("synapsed_loop_lag_seconds", ("quantile", "p99"))] == 0.002
     assert samples[("synapsed_store_quota_bytes",)] == 64 << 20
     assert samples[("synapsed_messages_per_second",)] > 0
+    traffic = ("synapsed_training_bytes_total", ("direction", "in"), ("role", "aggregator"))
+    assert samples[traffic] == 3000
+    assert samples[("synapsed_training_rounds_total", ("role", "primary"))] == 7
+    assert samples[("synapsed_training_own_deltas_total", ("outcome", "refused"))] == 2
+    assert samples[("synapsed_training_loss", ("model", "bafymodel"))] == 2.25
+    assert samples[("synapsed_training_torch_seconds_total",)] == 12.5
+    assert samples[("synapsed_compute_workers_total", ("what", "hung"))] == 1
     manual = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
     for name, *_ in samples:
         assert f"`{name.removeprefix('synapsed_')}" in manual, name

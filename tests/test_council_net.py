@@ -91,6 +91,35 @@ async def test_a_peer_that_cannot_be_reached_is_dialled_again_and_gets_what_wait
     assert trio.current_time() - before < 0.01  # being connected is news enough
 
 
+async def test_a_peer_that_takes_the_connection_and_hangs_up_is_given_time(
+    nursery: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    """As one does that has banned us: each dial of ours is news to the links that wait."""
+    a, b = Side(b"a", nursery), Side(b"b", nursery)
+
+    banned = True
+
+    async def dial(peer: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        if peer not in a.pipes.joined:
+            a.dials.append(peer)
+            assert len(a.dials) < 1000  # without a pause no time passes at all
+            a.pipes.connect(b.pipes)
+            if banned:
+                a.pipes.disconnect(b.pipes)
+
+    a.frames._connect = dial
+    await trio.testing.wait_all_tasks_blocked()
+    for protocol in (PROTOCOL, OTHER):
+        a.frames.send(b"b", protocol, b"let me in")
+    await trio.sleep(60)
+    assert 20 < len(a.dials) < 100  # of two links
+    banned = False
+    before = trio.current_time()
+    await b.take(2)
+    assert trio.current_time() - before < 2 * council_net.REOPEN_LATEST
+
+
 async def test_what_was_being_sent_when_the_connection_broke_is_sent_again(
     nursery: Any, autojump_clock: trio.testing.MockClock
 ) -> None:

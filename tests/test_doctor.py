@@ -113,6 +113,7 @@ BROKEN = Tools(rustc="rustc 1.95", wasm_target=True, compile_error="no linker")
 
 WITHOUT = Computing(missing=["torch"])
 SILENT = Computing(server_error="Connection refused")
+UNREAD = Computing(probe_error="Permission denied")
 
 
 def with_card(device: str) -> Loaded:
@@ -175,6 +176,7 @@ FAULTS: list[tuple[str, str, str, str, dict[str, Any]]] = [
     ("compute-device", "fail", "config", "compute.device", {"loaded": with_card("cuda:3")}),
     ("compute-memory", "warn", "resource", "MemoryMax", {"memory_limit": GIB}),
     ("compute-server", "fail", "config", "compute.server", {"computing": SILENT}),
+    ("training-probe", "fail", "config", "training.probe", {"computing": UNREAD}),
 ]  # fmt: skip
 
 

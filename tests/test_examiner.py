@@ -18,6 +18,7 @@ from protocols.manifest import (
     encode_manifest,
 )
 from synapsed.control.problems import ArtefactUnavailableError
+from synapsed.ledger.awaited import SOON_S
 from synapsed.ledger.examiner import (
     AGAIN_S,
     AT_ONCE,
@@ -25,6 +26,7 @@ from synapsed.ledger.examiner import (
     PATIENCE_S,
     SAMPLE,
     TRIES,
+    TRIES_SOON,
     Examiner,
     WrongKindError,
 )
@@ -141,6 +143,46 @@ async def test_holders_who_come_back_are_found(
         while len(found) < 2:
             await trio.sleep(1)
     assert sorted(found) == [(b"one", True), (b"two", False)]
+
+
+async def test_what_somebody_offers_is_looked_at_soon_and_not_when_its_turn_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    holders = Holders()
+    looking, found = examiner(holders)
+    question = Examine(b"p" * 36, about(MODEL))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(looking.run)
+        looking.ask(question)
+        await trio.sleep(10)
+        looking.offered(cid_of(TEXT))  # of something else
+        for _ in range(5):
+            looking.offered(cid_of(MODEL))  # which cannot be had yet
+            await trio.sleep(2 * SOON_S)
+        assert found == []  # so many looks in vain are no verdict
+        holders.blocks[cid_of(MODEL)] = MODEL
+        looking.offered(cid_of(MODEL))
+        began = trio.current_time()
+        while not found:
+            await trio.sleep(0.1)
+        assert trio.current_time() - began < 2 * SOON_S
+        nursery.cancel_scope.cancel()
+    assert found == [(b"p" * 36, True)]
+
+
+async def test_offers_in_vain_do_not_put_a_verdict_off_for_ever(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    looking, found = examiner(Holders())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(looking.run)
+        looking.ask(Examine(b"p" * 36, about(MODEL)))
+        with trio.fail_after(TRIES_SOON * (SOON_S + 1) + TRIES * AGAIN_S):
+            while not found:
+                looking.offered(cid_of(MODEL))
+                await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert found == [(b"p" * 36, False)]
 
 
 async def test_one_proposal_costs_no_more_than_its_budget_however_much_it_links(

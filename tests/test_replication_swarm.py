@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from protocols.effects import Blame
 from protocols.gossip.peerscore import Fault
+from protocols.gossip.shelf import Holding
 from protocols.transfer.audit import RECHECK
 from protocols.transfer.replication import (
     MAX_REPAIRS,
@@ -30,7 +31,6 @@ from protocols.transfer.replication import (
     StartRepair,
     Tick,
 )
-from protocols.transfer.shelf import Holding
 from protocols.transfer.watch import MAX_LEARNS, MAX_MODELS, STRANGE_TILES
 from tests.gossip_kit import MacIdentity, cid, identity
 from tests.replication_world import MODEL, TILE_SECONDS, World

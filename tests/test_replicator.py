@@ -9,9 +9,9 @@ import pytest
 import trio
 import trio.testing
 
+from protocols.gossip.shelf import Holding
 from protocols.peerid import peer_id_of
 from protocols.transfer.replication import Settings
-from protocols.transfer.shelf import Holding
 from synapsed.holdings.replicas import Declined, Replicas
 from synapsed.holdings.replicator import Replicator
 from synapsed.models import import_model, remove_model

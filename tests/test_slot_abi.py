@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.draw import Draw
-from protocols.ledger.risk import Risk
+from protocols.risk import Risk
 from protocols.slots.abi import (
     I64_MAX,
     I64_MIN,

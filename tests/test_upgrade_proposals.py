@@ -33,10 +33,10 @@ from protocols.ledger.errors import (
     TooEarlyError,
 )
 from protocols.ledger.possible import why
-from protocols.ledger.risk import HIGHEST_ABI, REPLACEABLE, Risk, protected
 from protocols.ledger.upgrades import MAX_LIFE_MS
 from protocols.ledger.voting import executable, kind_of, needs_verdicts
 from protocols.manifest import ProposalManifest
+from protocols.risk import HIGHEST_ABI, REPLACEABLE, Risk, protected
 from protocols.slots.closed_list import SLOTS
 from tests.ledger_book import MEMBERS, Book
 from tests.test_ledger_proposals import kinds, outcome_of

@@ -25,10 +25,11 @@ from synapsed.store import Store
 from synapsed.store.importing import copy, survey
 from synapsed.store.reasons import PUBLISHED
 from synapsed.transfer.errors import PullFailedError
-from synapsed.upgrades import Board, UpgradeService
+from synapsed.upgrades.board import Board
 from synapsed.upgrades.memory import Memory
 from synapsed.upgrades.modules import Modules
 from synapsed.upgrades.recorder import Recorder
+from synapsed.upgrades.service import UpgradeService
 from synapsed.upgrades.trials import Trials
 from tests.ledger_book import MEMBERS, Book, Person
 from tests.store_kit import QUOTA, quiet

@@ -192,6 +192,7 @@ def _look(sent: str) -> str:
 
 
 _AFTER_INTERRUPT = {
+    "join": "it goes on in the daemon: `synapsectl train status` shows it, `train leave` ends it",
     "pull": "what has arrived is kept: the same command goes on from there",
     "submit": "what was sent may be ratified all the same: `synapsectl ledger show` tells",
     "import": "the same command goes on from there; `synapsectl gc` takes what is there already",

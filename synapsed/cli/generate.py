@@ -93,7 +93,7 @@ def _evaluated(out: "Output", found: said.Evaluated) -> None:
             ("model", found.model),
             ("loss", f"{found.loss:.4f} nats a token"),
             ("95 %", f"{found.low:.4f} to {found.high:.4f}"),
-            ("measured", f"{found.windows} windows, {found.tokens} tokens"),
+            ("measured", f"{found.windows} windows of {found.tokens // found.windows} tokens"),
             ("took", f"{found.seconds:.1f} s"),
         ]
     )

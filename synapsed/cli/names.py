@@ -10,6 +10,7 @@ from synapsed.control.fields import CID_PATTERN
 from synapsed.control.ledgermodels import Proposals
 from synapsed.control.models import Announcements, ModelInfo, Models, Peers, Status
 from synapsed.control.upgrademodels import Upgrades
+from synapsed.training.said import TrainingSaid, TrainStatus
 
 if TYPE_CHECKING:
     from synapsed.control.client import Client
@@ -45,6 +46,22 @@ def model_cid(client: "Client", text: str, *, announced: bool = False) -> str:
     near = _near(text, {model.name for model in held})
     remedy = f"did you mean {near!r}? {lists}" if near else lists
     return _one(text, known | by_name, by_name, "model", remedy)
+
+
+def training_cid(client: "Client", text: str) -> str:
+    """The same, and what the ledger has in training is known although it is not held here. By a
+    name or beginning that a training and a held model have, the training is meant."""
+    if re.fullmatch(CID_PATTERN, text):
+        return text
+    found = client.call("GET", "/v1/training", TrainStatus).trainings
+    named = {each.lineage for each in found if each.name == text}
+    named = named or {each.lineage for each in found if _begins(text, each)}
+    return named.pop() if len(named) == 1 else model_cid(client, text)
+
+
+def _begins(text: str, training: TrainingSaid) -> bool:
+    cids = (training.lineage, training.head)
+    return len(text) >= MIN_PREFIX and any(cid.startswith(text) for cid in cids)
 
 
 def announcement_id(client: "Client", text: str) -> str:

@@ -76,6 +76,11 @@ class Output:
         else:
             self.line(empty)
 
+    def fresh(self) -> None:
+        """Begin at the top of an empty screen, where there is one: what was there is older."""
+        if self._console.is_terminal:
+            self._console.clear()
+
     def models(
         self, found: Iterable["ModelInfo"], announced: Mapping[str, int] | None = None
     ) -> None:

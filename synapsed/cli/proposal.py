@@ -10,6 +10,7 @@ from protocols.ledger.errors import NotOpenError
 from synapsed.cli import candidates
 from synapsed.cli.amounts import percent
 from synapsed.cli.common import Cli, command, print_json
+from synapsed.cli.learnchange import learning_rows
 from synapsed.cli.names import proposal_cid
 from synapsed.cli.proposing import NoWait, create, signed, submitted_rows
 from synapsed.control import ledgermodels as said
@@ -161,6 +162,9 @@ def _change_rows(found: said.ProposalDetail) -> list[tuple[str, str]]:
             ("sets", f"{each.name} to {amount(each.value, each.unit)}{before}")
             for each, before in zip(found.changes, froms, strict=True)
         ]
+    learned = learning_rows(found.proposal.kind, found.change)
+    if learned is not None:
+        return learned
     hidden = ("kind", *(_RECORD if found.proposal.kind == "upgrade" else ()))
     rows = [(name, str(value)) for name, value in found.change.items() if name not in hidden]
     if found.proposal.kind == "upgrade":
@@ -201,10 +205,12 @@ def _count(info: said.ProposalInfo) -> list[tuple[str, str]]:
     voted = info.yes + info.no + info.abstain
     quorum = "" if info.quorum is None else f"; a quorum is {percent(info.quorum)}"
     passes = "" if info.threshold is None else f"; it passes with {percent(info.threshold)}"
-    rows = [
+    votes = [
         ("voted", f"{_part(voted, info.weight)} of {info.weight} by {info.voters}{quorum}"),
         ("yes / no", f"{info.yes} / {info.no}, {info.abstain} abstain{passes}"),
     ]
+    by_verdicts = info.kind == "exclusion"
+    rows = [("voted", "nobody votes on it: members' verdicts decide")] if by_verdicts else votes
     if info.approvals_needed or info.approvals:
         keys = count(info.approvals_needed, "human key")
         needed = f"; {keys} must" if info.approvals_needed else ""
@@ -213,13 +219,13 @@ def _count(info: said.ProposalInfo) -> list[tuple[str, str]]:
         said_so = f"say {info.fetchable} members, {info.not_fetchable} not"
         claim = _CLAIMS.get(info.kind, "fetchable")
         rows.append((claim, f"{said_so}; {info.verdicts_needed} must"))
-    if info.state == "open" or info.our_vote:
+    if (info.state == "open" and not by_verdicts) or info.our_vote:
         ours = f"{info.our_vote}, " if info.our_vote else "not cast, "
         rows.append(("our vote", f"{ours}weight {info.our_weight}"))
     return rows
 
 
-_CLAIMS = {"upgrade": "sound", "checkpoint": "improved"}
+_CLAIMS = {"upgrade": "sound", "checkpoint": "improved", "exclusion": "wrong"}
 """What members find of proposals of some kinds."""
 
 

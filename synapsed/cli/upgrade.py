@@ -118,7 +118,7 @@ def show(
     if difference and shown.replaces.native:
         raise upgradeauthor.NoSourceError(
             "it replaces the daemon's own reference, which is no module with a source",
-            remedy="--source prints its own; protocols/slot_*.py has the reference",
+            remedy="--source prints its own; protocols/slots/ has the reference",
         )
     if difference:
         upgradeshow.changes(cli.out, shown.difference)
@@ -140,7 +140,7 @@ def _there(found: said.UpgradeDetail) -> None:
     if manifest is not None and manifest.source.text is not None:
         return
     if found.record.native:
-        why = "it goes back to the daemon's own reference: protocols/slot_*.py"
+        why = "it goes back to the daemon's own reference: protocols/slots/"
     elif manifest is None:
         why = found.manifest_why_not
     else:

@@ -155,6 +155,7 @@ def _validate(loaded: Loaded) -> list[Problem]:
             "1 s to 1 day",
         ),
         ("training.beat", 0.05 <= config.training.beat <= 60, "0.05 s to 60 s"),
+        ("training.probe", config.training.probe[:1] in ("", "/"), "an absolute path"),
     )
     return [
         Problem(loaded.origins[key], key, _shown(plain(value_at(config, key))), expected)

@@ -254,6 +254,15 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
             "after its first start a daemon begins to serve groups."
         ),
     ] = Seconds(30)
+    probe: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            description="A text of yours that nobody else has, as an absolute path: while this "
+            "daemon has a seat in the council, a checkpoint that is surely worse on it does not "
+            "hold here, however it does on the evaluation set. Empty: none.",
+        ),
+    ] = ""
 
 
 class ComputeConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,6 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import trio
 
@@ -20,6 +19,7 @@ from synapsed.control.models import (
     ExportResult,
     ImportResult,
     JobInfo,
+    JobKind,
     Progress,
     PullResult,
     ScrubResult,
@@ -27,7 +27,7 @@ from synapsed.control.models import (
 from synapsed.control.problems import BusyError, CancelledError, UnknownError, first_typed
 from synapsed.control.upgrademodels import Replayed, UpgradeDetail
 from synapsed.process.events import EventBus
-from synapsed.training.said import CheckpointSaid, Evaluated, TrainingSaid
+from synapsed.training.said import AuditSaid, CheckpointSaid, Evaluated, TrainingSaid
 
 JOB_LIMIT = 32
 """Jobs at a time: each holds a task and files open; a person starts a handful."""
@@ -35,19 +35,6 @@ JOB_LIMIT = 32
 WATCH_PERIOD_S = 0.1
 """A watcher is told ten times a second at most: what a progress bar can show."""
 
-JobKind = Literal[
-    "import",
-    "pull",
-    "export",
-    "scrub",
-    "submit",
-    "fetch",
-    "replay",
-    "join",
-    "checkpoint",
-    "new",
-    "evaluate",
-]
 Result = (
     ImportResult
     | PullResult
@@ -59,6 +46,7 @@ Result = (
     | TrainingSaid
     | CheckpointSaid
     | Evaluated
+    | AuditSaid
 )
 Work = Callable[[Report], Awaitable[Result]]
 

@@ -26,6 +26,7 @@ def learning(node: NodeApi, jobs: JobBoard) -> APIRouter:
     """All of them."""
     router = APIRouter(tags=["learning"])
     _training(router, node, jobs)
+    _auditing(router, node, jobs)
     _using(router, node, jobs)
     return router
 
@@ -99,6 +100,22 @@ def _training(router: APIRouter, node: NodeApi, jobs: JobBoard) -> None:
             lambda: jobs.start(
                 "checkpoint", cid, key, lambda r: node.propose_checkpoint(about, asked, wait, r)
             )
+        )
+
+
+def _auditing(router: APIRouter, node: NodeApi, jobs: JobBoard) -> None:
+    @router.post(
+        "/v1/training/{cid}/audit",
+        **route(said.AuditSaid, body=said.AuditRequest, stream=True, **_FAILS),
+    )
+    async def audit(request: Request, cid: CidInPath) -> Response:
+        """Recompute a committed round: right, wrong, or not kept any more. Whoever signed a wrong
+        one is accused before the council."""
+        asked: said.AuditRequest = await body_as(request, said.AuditRequest)
+        about = parse_cid(cid)
+        key = msgspec.json.encode(asked)
+        return JobStream(
+            lambda: jobs.start("audit", cid, key, lambda r: node.audit_round(about, asked, r))
         )
 
 

@@ -27,6 +27,7 @@ from synapsed.control.fields import (
 from synapsed.control.ledgermodels import LedgerCounters, LedgerGlance
 from synapsed.doctor.report import Check
 from synapsed.process.metrics import ProcessReading
+from synapsed.training.said import TrainingCounters
 
 Kind = Literal["shard", "adapter", "kernel", "upgrade", "dataset", "proposal"]
 Which = Literal["connected", "live", "all"]
@@ -66,23 +67,27 @@ class StoreUse(Struct):
     quota: int
 
 
+JobKind = Literal[
+    "import",
+    "pull",
+    "export",
+    "scrub",
+    "submit",
+    "fetch",
+    "replay",
+    "join",
+    "checkpoint",
+    "new",
+    "evaluate",
+    "audit",
+]
+
+
 class JobInfo(Struct):
     """Long work under way for some client."""
 
     id: int
-    kind: Literal[
-        "import",
-        "pull",
-        "export",
-        "scrub",
-        "submit",
-        "fetch",
-        "replay",
-        "join",
-        "checkpoint",
-        "new",
-        "evaluate",
-    ]
+    kind: JobKind
     subject: str
     detached: bool
     started: float
@@ -478,5 +483,6 @@ class Counters(Struct):
     faults: dict[str, int]
     """Faults of peers by name."""
     ledger: LedgerCounters | None = None
+    training: TrainingCounters | None = None
     loop_lag_ms: dict[str, float] = {}
     """p50, p99 and max of the event loop's passes."""

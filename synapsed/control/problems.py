@@ -181,6 +181,23 @@ _STATUS_BY_CODE = {
     "jail-died": 503,
     "jail-slow": 503,
     "jail-resting": 503,
+    # Learning.
+    "bad-text": 422,
+    "bad-plan": 422,
+    "cannot-learn": 409,
+    "not-joined": 409,
+    # The compute worker.
+    "compute-missing": 409,
+    "compute-resting": 503,
+    "compute-paused": 503,
+    "compute-memory": 507,
+    "compute-model": 422,
+    "compute-kind": 422,
+    "compute-data": 422,
+    "compute-delta": 422,
+    "compute-diverged": 409,
+    "compute-head": 409,
+    "compute-unloaded": 409,
     # Others failed.
     "net": 502,
     "peer-unreachable": 502,
@@ -214,6 +231,8 @@ _EXIT_BY_CODE = {
     "timed-out": EXIT_TIMED_OUT,
     "wrong-network": EXIT_REFUSED,
     "compute-paused": EXIT_REFUSED,
+    "compute-resting": EXIT_REFUSED,
+    "compute-memory": EXIT_REFUSED,
 }
 
 

@@ -16,11 +16,11 @@ from protocols.keytext import key_text
 from protocols.ledger import entries as e
 from protocols.ledger.params import REGISTRY
 from protocols.ledger.possible import why
-from protocols.ledger.risk import Risk
 from protocols.ledger.state import Closed, State
 from protocols.ledger.voting import OpenProposal, kind_of
 from protocols.manifest import ProposalManifest
 from protocols.peerid import peer_id_text
+from protocols.risk import Risk
 from synapsed.control import entryview
 from synapsed.control import ledgermodels as said
 from synapsed.control.pastview import Past

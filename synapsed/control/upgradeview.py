@@ -12,11 +12,11 @@ from typing import NamedTuple, Protocol
 from protocols.changes import UpgradeChange
 from protocols.cid import cid_text
 from protocols.follow.history import History
-from protocols.ledger.risk import Risk
 from protocols.ledger.rollout import SHADOW, Duty, Rollout, SlotState, Version, interval
 from protocols.ledger.state import Closed
 from protocols.manifest import ProposalManifest
 from protocols.peerid import peer_id_text
+from protocols.risk import Risk
 from protocols.slots.abi import Slot
 from synapsed.config.options import UpgradeMode
 from synapsed.control import upgrademodels as said

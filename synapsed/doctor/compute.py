@@ -5,7 +5,7 @@ import socket
 from importlib.util import find_spec
 
 from synapsed.compute.environment import NEEDED
-from synapsed.config.options import ComputeConfig
+from synapsed.config.options import Config
 from synapsed.config.quantities import Size
 from synapsed.doctor.checks import MIN_MEMORY
 from synapsed.doctor.report import Check, Computing, Facts, by_config, by_resource, passed
@@ -18,11 +18,26 @@ ENOUGH_MEMORY = Size(2 << 30)
 ANSWER_S = 2.0
 
 
-def look(config: ComputeConfig) -> Computing:
+def look(config: Config) -> Computing:
     """What there is to compute with; nothing is imported."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     torch = "" if "torch" in missing else importlib.metadata.version("torch")
-    return Computing(missing=missing, torch=torch, server_error=_server_error(config.server))
+    return Computing(
+        missing=missing,
+        torch=torch,
+        server_error=_server_error(config.compute.server),
+        probe_error=_probe_error(config.training.probe),
+    )
+
+
+def _probe_error(path: str) -> str:
+    if not path:
+        return ""
+    try:
+        with open(path, "rb") as file:
+            return "" if file.read(1) else "it is empty"
+    except OSError as error:
+        return str(error.strerror or error)
 
 
 def _server_error(path: str) -> str:
@@ -105,8 +120,21 @@ def server(facts: Facts) -> Check:
     return passed("compute-server", path or "none: the daemon starts a process of its own")
 
 
+def probe(facts: Facts) -> Check:
+    """The private text, where one is named, is there: else no checkpoint is judged here."""
+    path, error = facts.loaded.config.training.probe, facts.computing.probe_error
+    if error:
+        return by_config(
+            "training-probe",
+            f"{path}: {error}; this daemon judges no checkpoint",
+            facts,
+            ("training.probe", '"", or to a text that can be read'),
+        )
+    return passed("training-probe", path or "none: checkpoints are judged by the network's text")
+
+
 def _size(count: int) -> str:
     return Size(count >> 20 << 20).text()
 
 
-COMPUTE_CHECKS = (installed, device, memory, server)
+COMPUTE_CHECKS = (installed, device, memory, server, probe)

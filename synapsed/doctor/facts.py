@@ -87,7 +87,7 @@ def gather(paths: Paths, env: Mapping[str, str], live: Live | None = None) -> Fa
         genesis_remedy=genesis_remedy,
         ledger_there=paths.ledger.exists(),
         tools=_tools(paths.data),
-        computing=compute.look(loaded.config.compute),
+        computing=compute.look(loaded.config),
     )
 
 

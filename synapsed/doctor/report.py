@@ -49,6 +49,8 @@ class Computing(msgspec.Struct, frozen=True):
     """Its version."""
     server_error: str = ""
     """Why the compute server that is configured does not answer."""
+    probe_error: str = ""
+    """Why the private text that is configured cannot be read."""
 
 
 class LedgerHealth(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,11 +20,11 @@ import trio
 from protocols.cid import cid_text
 from protocols.errors import LimitError, MismatchError, SynapseError
 from protocols.gossip.announcement import AdapterBody
+from protocols.gossip.shelf import Entry
 from protocols.manifest import AdapterManifest
 from protocols.rendezvous import rank
 from protocols.slots.abi import MAX_ROWS
 from protocols.slots.adapter_ranking import ADAPTERS, MILLE, NAME, SCORE, SLOT
-from protocols.transfer.shelf import Entry
 from synapsed.control.drafts import adapter_body
 from synapsed.gossip.catalog import CatalogService
 from synapsed.holdings.elsewhere import Elsewhere

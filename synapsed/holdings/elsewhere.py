@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from protocols.transfer.shelf import Holding
+from protocols.gossip.shelf import Holding
 from synapsed.gossip.catalog import CatalogService
 from synapsed.gossip.liveness import LivenessService
 from synapsed.holdings.replicator import Replicator

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import trio
 
 from protocols.effects import Blame, Emit
+from protocols.gossip.shelf import Holding
 from protocols.transfer.replication import (
     AliveChanged,
     Event,
@@ -23,7 +24,6 @@ from protocols.transfer.replication import (
     StartRepair,
     Tick,
 )
-from protocols.transfer.shelf import Holding
 from synapsed.holdings.replicas import Replicas
 from synapsed.net import Fault
 from synapsed.process.supervise import Emit as Tell

@@ -60,8 +60,9 @@ def import_model(
     description: str = "",
     depends_on: Sequence[bytes] = (),
     make_room: MakeRoom | None = None,
+    reason: str = IMPORTED,
 ) -> Imported:
-    """Take a Hugging Face folder, or one file, into the store, and pin it.
+    """Take a Hugging Face folder, or one file, into the store, and pin it for `reason`.
 
     Every file is read and checked before anything is written; then what is not held is copied.
     The same files under the same name always make the same manifest. Where it fails nothing is
@@ -96,7 +97,7 @@ def import_model(
         cid = store.put_block(data)
         names += [cid_of(encode_manifest(one)) for one in experts(store, cid).values()]
         parts = put_experts(store, cid)
-        store.pin(cid, IMPORTED)
+        store.pin(cid, reason)
     return Imported(cid=cid, manifest=manifest, experts=parts, skipped=folder.skipped)
 
 
@@ -129,7 +130,7 @@ def import_artefact(
 def import_artefacts(
     store: Store,
     paths: Sequence[Path],
-    layout: Layout,
+    layout: Layout | None,
     describe: Callable[[Sequence[FileRef]], M],
     *,
     reason: str,
@@ -138,12 +139,13 @@ def import_artefacts(
 ) -> tuple[bytes, M]:
     """Take files into the store, with the manifest that `describe` makes of them, and pin that.
 
-    For adapters, kernels and upgrades. Where it fails nothing is left behind. Raises as
+    For adapters, kernels, upgrades and datasets. Without a `layout` each file's follows from its
+    name. Where it fails nothing is left behind. Raises as
     `import_model`.
     """
     files = [file for path in paths for file in scan(path).files]
     say = Steps(2 * sum(file.size for file in files), progress)
-    surveys = [survey(file.source, file.path, layout, say) for file in files]
+    surveys = [survey(file.source, file.path, layout or file.layout, say) for file in files]
     manifest = describe([one.ref for one in surveys])
     data = encode_manifest(manifest)
     for cid in links(manifest):

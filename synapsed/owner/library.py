@@ -15,9 +15,9 @@ import trio
 from protocols.cid import cid_of, cid_text
 from protocols.errors import SynapseError
 from protocols.gossip.announcement import Body, ProposalBody, kind_of_body
+from protocols.gossip.shelf import Entry, Holding
 from protocols.manifest import ExpertManifest, ModelManifest, encode_manifest
 from protocols.peerid import peer_id_text
-from protocols.transfer.shelf import Entry, Holding
 from synapsed import models as library
 from synapsed.control import drafts
 from synapsed.control import models as shapes

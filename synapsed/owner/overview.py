@@ -3,13 +3,14 @@
 import importlib.metadata
 import os
 import time
+from collections import Counter
 
 import msgspec
 import trio
 
 from protocols.cid import cid_text
+from protocols.gossip.shelf import Entry
 from protocols.peerid import peer_id_text
-from protocols.transfer.shelf import Entry
 from synapsed import doctor
 from synapsed.config.inforce import USED
 from synapsed.config.options import plain, value_at
@@ -27,6 +28,7 @@ from synapsed.net import Peer
 from synapsed.parts import Parts
 from synapsed.process.events import EventBus
 from synapsed.store.quota import WARN_PERCENT
+from synapsed.training.said import TrainingCounters
 
 AGENT = f"synapsed/{importlib.metadata.version('synapsed')}"
 
@@ -109,6 +111,7 @@ class Overview:
             pulls_failed=counts.get("pull.failed", 0),
             faults=dict(parts.tally.faults),
             ledger=None if parts.ledger is None else _ledger_counters(parts.ledger),
+            training=_training_counters(parts),
             loop_lag_ms=parts.lag.read(),
         )
 
@@ -336,6 +339,36 @@ def _ledger_counters(ledger: LedgerService) -> LedgerCounters:
         terms_lost=news.terms_lost,
         consensus_ms=quantiles(news.milliseconds),
         waiting=len(ledger.machine.pool),
+    )
+
+
+def _training_counters(parts: Parts) -> TrainingCounters:
+    """What Prometheus is told of training."""
+    seen, service = parts.learned, parts.training
+    lineages = [] if service is None else list(service.lineages.values())
+    roles = {} if service is None else service.traffic.roles
+    hosts = [host for one in lineages for host in one.hosts.values()]
+    return TrainingCounters(
+        trainings=len(lineages),
+        joined=sum(one.course is not None for one in lineages),
+        groups=dict(Counter("primary" if it.rounds.leading else "replica" for it in hosts)),
+        round={cid_text(one.post.lineage): one.round for one in lineages},
+        loss=dict(seen.loss),
+        rounds=dict(seen.rounds),
+        deltas=dict(seen.deltas),
+        refused=dict(seen.refused),
+        ours=dict(seen.ours),
+        done=dict(seen.done),
+        audits=dict(seen.audits),
+        caught=seen.caught,
+        checkpoints=dict(seen.checkpoints),
+        steps=seen.steps,
+        torch_s=seen.torch_s,
+        torch_share=seen.torch_share,
+        bytes_in={role: size for (way, role), size in roles.items() if way == "in"},
+        bytes_out={role: size for (way, role), size in roles.items() if way == "out"},
+        workers=dict(seen.workers),
+        worker_running=parts.compute.status().pid != 0,
     )
 
 

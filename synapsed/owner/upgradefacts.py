@@ -5,7 +5,7 @@ from protocols.ledger.rollout import Duty, SlotState, Version
 from synapsed.config.options import UpgradeMode
 from synapsed.control import slotview
 from synapsed.control import upgrademodels as said
-from synapsed.upgrades import UpgradeService
+from synapsed.upgrades.service import UpgradeService
 
 
 class Here:

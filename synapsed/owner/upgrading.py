@@ -49,7 +49,6 @@ from synapsed.owner.assembly import Assembly
 from synapsed.owner.upgradefacts import Here
 from synapsed.store.reasons import PUBLISHED
 from synapsed.transfer.limits import Room
-from synapsed.upgrades import UpgradeService
 from synapsed.upgrades.desk import UpgradeDesk
 from synapsed.upgrades.modules import (
     FETCH_SECONDS,
@@ -61,6 +60,7 @@ from synapsed.upgrades.modules import (
     read_module,
     upgrade_manifest,
 )
+from synapsed.upgrades.service import UpgradeService
 
 T = TypeVar("T")
 
