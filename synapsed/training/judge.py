@@ -9,8 +9,8 @@ cannot tell, for want of a compute worker or of memory, it says nothing about.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -43,10 +43,10 @@ from protocols.ledger.trainings import Training
 from protocols.manifest import DatasetManifest, FileRef, decode_manifest
 from protocols.plan import plan_digest
 from synapsed.authoring.question import CheckFailedError
-from synapsed.compute.errors import ComputeError
 from synapsed.control.problems import ArtefactUnavailableError
 from synapsed.models import NotAModelManifestError
 from synapsed.store import Store
+from synapsed.training.bounds import cannot_tell, within
 from synapsed.training.materials import Materials
 from synapsed.training.post import Computing
 from synapsed.training.recompute import remake_round, remake_sum, write_blank
@@ -60,7 +60,6 @@ COMPUTING_S = 600.0
 """For one round, beside training and whoever generates: one of a group of 1 GiB takes a minute."""
 SMALL = 4 << 20
 """Bytes beside the files: manifests, hashes."""
-READ = 1 << 20
 
 Replicas = Callable[[bytes, int, int], Sequence[tuple[bytes, ...]]]
 """(lineage, groups, epoch) -> who serves each group, by the ledger; nothing for an epoch that it
@@ -99,13 +98,13 @@ class Judge:
         ArtefactUnavailableError."""
         state, training = self._open(change)
         with self._store.keeping() as keep:
-            with _within(FETCHING_S, ArtefactUnavailableError):
+            with within(FETCHING_S, ArtefactUnavailableError):
                 case = await self._statement(change, training, state, keep.add)
                 _check_plan(case, training, state)
                 await self._evidence(change, case, keep.add)
             async with self._turn:
                 _, training = self._open(change)  # another case may have been faster
-                with _within(COMPUTING_S, CheckFailedError), _cannot_tell():
+                with within(COMPUTING_S, CheckFailedError), cannot_tell("recomputed"):
                     return Finding(await self._is_wrong(change, case, training))
 
     def _open(self, change: ExclusionChange) -> tuple[LedgerState, Training]:
@@ -135,7 +134,7 @@ class Judge:
         if held is None:
             raise NotHeldError("the case's statement is not here")
         case = unpack(await trio.to_thread.run_sync(_read, held.path))
-        with _cannot_tell():
+        with cannot_tell("recomputed"):
             cutting = await self._materials.cut(training.model, training.plan.group_bytes)
         its = decided(case)
         served = self._replicas(change.training, len(cutting.groups), its.epoch)
@@ -250,31 +249,10 @@ def _checked(case: Case, paths: dict[str, Path]) -> dict[bytes, Path]:
 
 
 def _sha256(path: Path) -> bytes:
-    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while part := file.read(READ):
-            digest.update(part)
-    return digest.digest()
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(MAX_ABOUT + 1)
-
-
-@contextmanager
-def _within(seconds: float, error: type[SynapseError]) -> Iterator[None]:
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError as late:
-        raise error(f"it took longer than {seconds / 60:.0f} minutes") from late
-
-
-@contextmanager
-def _cannot_tell() -> Iterator[None]:
-    """What goes wrong here, and not with the case, says nothing about it."""
-    try:
-        yield
-    except (ComputeError, NotHeldError) as error:
-        raise CheckFailedError(f"it cannot be recomputed here: {error.message}") from error

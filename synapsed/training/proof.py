@@ -13,8 +13,7 @@ learned the evaluation set instead, and does not hold either.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -48,10 +47,10 @@ from protocols.manifest import (
 from protocols.tensors.safetensors_header import SafetensorsHeader, parse_safetensors_header
 from protocols.tensors.tensorblock import SAFETENSORS
 from synapsed.authoring.question import CheckFailedError
-from synapsed.compute.errors import ComputeError
 from synapsed.compute.wire import Version
 from synapsed.control.problems import ArtefactUnavailableError
 from synapsed.store import Store
+from synapsed.training.bounds import cannot_tell, within
 from synapsed.training.scoring import Evaluator, Files, Pair, Text, compare, windows_of
 from synapsed.transfer.limits import Room
 from synapsed.transfer.pull import Puller
@@ -134,13 +133,13 @@ class Proof:
         if training is None or seed is None or change.parent != training.head:
             raise CheckFailedError("the ledger has gone on: there is nothing to judge any more")
         with self._store.keeping() as keep:
-            with _within(FETCHING_S, ArtefactUnavailableError):
+            with within(FETCHING_S, ArtefactUnavailableError):
                 for cid in (change.parent, change.manifest, change.evidence, training.evaluation):
                     room = await self._room(change, cid)
                     for name in await self._pull(cid, room):
                         await trio.to_thread.run_sync(keep.add, name)
             async with self._turn:
-                with _within(EVALUATING_S, CheckFailedError), _cannot_tell():
+                with within(EVALUATING_S, CheckFailedError), cannot_tell("evaluated"):
                     return await self._judge(state, training, change, seed)
 
     async def _judge(
@@ -299,24 +298,6 @@ def check_child(parent: Model, child: Model) -> None:
 def _shape(model: Model, number: int) -> list[tuple[object, ...]]:
     tensors = model.headers[number].tensors
     return [(each.name, each.dtype, each.shape) for each in tensors]
-
-
-@contextmanager
-def _within(seconds: float, error: type[SynapseError]) -> Iterator[None]:
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError as late:
-        raise error(f"it took longer than {seconds / 60:.0f} minutes") from late
-
-
-@contextmanager
-def _cannot_tell() -> Iterator[None]:
-    """What goes wrong here, and not with the checkpoint, is no verdict."""
-    try:
-        yield
-    except (ComputeError, NotHeldError) as error:
-        raise CheckFailedError(f"it cannot be evaluated here: {error.message}") from error
 
 
 def _read(path: Path) -> Evidence:
